@@ -1,0 +1,1 @@
+"""Millwright, the program on the box."""

@@ -1,0 +1,110 @@
+"""A TOML file that knows on which line each key stands, and turns its tables into frozen structs, strictly.
+
+Errors name the file, the line, the key and, for a key that does not exist, the nearest one that does.
+"""
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from appliance.errors import ConfigError
+
+_T = TypeVar("_T")
+_HEADER = re.compile(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?")
+_KEY = re.compile(r"\s*([A-Za-z0-9_.\-\"']+)\s*=")
+_WHERE = re.compile(r" - at `\$(.*)`$")
+
+
+class Document:
+    """`source` names the file in errors; `text` is its content."""
+
+    def __init__(self, source: str, text: str) -> None:
+        self.source, self._text = source, text
+        try:
+            self.tables: dict[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(
+                f"{source}: {error}", "Mend the TOML there; 'millwright config check' looks again."
+            ) from None
+
+    @classmethod
+    def read(cls, path: Path) -> "Document":
+        try:
+            return cls(str(path), path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}", "Name a TOML file that can be read with --config.") from None
+
+    def into(self, kind: type[_T], table: object, path: tuple[str, ...] = ()) -> _T:
+        """The struct of a table that stands at `path` in this document."""
+        self._refuse_unknown(kind, table, path)
+        try:
+            return msgspec.convert(table, kind, dec_hook=_decode, strict=True)
+        except msgspec.ValidationError as error:
+            raise self._explain(error, path) from None
+
+    def line(self, path: tuple[str, ...]) -> int:
+        """The line a key or table stands on, counted from 1; of its nearest parent where it is not found."""
+        here: tuple[str, ...] = ()
+        best = (0, 1)
+        for number, text in enumerate(self._text.splitlines(), 1):
+            if header := _HEADER.match(text):
+                here = found = _split(header[1])
+            elif key := _KEY.match(text):
+                found = (*here, *_split(key[1]))
+            else:
+                continue
+            shared = _shared(found, path)
+            if shared == len(found) and shared > best[0]:
+                best = (shared, number)
+        return best[1]
+
+    def error(self, path: tuple[str, ...], problem: str, remedy: str) -> ConfigError:
+        where = f"{self.source}:{self.line(path)}: {'.'.join(path)}" if path else self.source
+        return ConfigError(f"{where}: {problem}", remedy)
+
+    def _refuse_unknown(self, kind: type, table: object, path: tuple[str, ...]) -> None:
+        if not isinstance(table, dict):
+            raise self.error(path, f"a table is needed, not {type(table).__name__}", f"Write [{'.'.join(path)}].")
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        for key, value in table.items():
+            if key not in fields:
+                raise self.error((*path, key), "there is no such key", _nearest(key, list(fields)))
+            inner = fields[key]
+            if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+                self._refuse_unknown(inner, value, (*path, key))
+
+    def _explain(self, error: msgspec.ValidationError, path: tuple[str, ...]) -> ConfigError:
+        text = str(error)
+        where = _WHERE.search(text)
+        inner = tuple(part for part in re.split(r"[.\[\]]+", where[1]) if part) if where else ()
+        problem = _WHERE.sub("", text)
+        full = (*path, *inner)
+        return self.error(full, problem, "'millwright config reference' lists every key with its type and bounds.")
+
+
+def _decode(kind: type, value: object) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
+
+
+def _split(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+
+
+def _shared(found: tuple[str, ...], path: tuple[str, ...]) -> int:
+    count = 0
+    for one, other in zip(found, path, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(sorted(known))}."

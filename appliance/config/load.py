@@ -1,0 +1,17 @@
+"""From a file (or none) to a Config."""
+
+from pathlib import Path
+
+from appliance.config.document import Document
+from appliance.config.schema import INSTALLED, Config
+
+
+def load(path: Path | None = None) -> tuple[Config, Document]:
+    """The configuration and the document it came from (for the connectors' own tables).
+
+    Without a path: /etc/millwright/millwright.toml where it exists, else defaults that run. ConfigError otherwise.
+    """
+    if path is None and INSTALLED.exists():
+        path = INSTALLED
+    document = Document.read(path) if path else Document("built-in defaults", "")
+    return document.into(Config, document.tables), document

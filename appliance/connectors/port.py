@@ -1,0 +1,34 @@
+"""A connector: a source of readings that is opened with `async with` and read with `async for`.
+
+One file a connector; the file's name is its name in the configuration (`[connectors.NAME]`). The file has one
+`Settings` struct and one `create(settings) -> Connector`; its docstring shows the configuration that uses it.
+A source that fails raises ConnectorError (the ingest service shows it, waits and opens it again); a single bad sample
+is yielded nowhere and counted through `ledger`.
+"""
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+from appliance.events.ledger import Ledger
+from appliance.events.schema import Block, Reading
+
+
+class Arrival(NamedTuple):
+    """An event and the asset it belongs to."""
+
+    asset: str
+    event: Reading | Block
+
+
+class Connector(Protocol):
+    ledger: Ledger  # received = samples seen at the source, processed = samples yielded
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[list[Arrival]]:
+        """Batches of arrivals, in order of time; ends where the source ends."""

@@ -1,0 +1,69 @@
+"""Every error the appliance raises on purpose.
+
+    MillwrightError            what is wrong, and the remedy
+    |-- ConfigError            a setting: file, line, key, nearest valid key
+    |-- PluginError            a plugin's name that no file answers to
+    |-- EventError             a message that breaks the grammar; carries the reason it is counted under
+    |-- BusError               the broker cannot be reached, started or spoken to
+    |-- ConnectorError         a source of readings cannot be opened or read
+    |-- InferenceError         a model or a device
+    |   |-- ModelError         a bundle that is refused, naming the file
+    |   `-- DeviceError        a device that cannot compile or run a model
+    `-- StoreError             a database that cannot be opened, read or written
+
+One catch at the top (`appliance.__main__`) prints the message and the remedy and turns the class into an exit code.
+"""
+
+
+class MillwrightError(Exception):
+    """`message` names the thing that is wrong; `remedy` is what a person can do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  -> {self.remedy}" if self.remedy else self.message
+
+
+class ConfigError(MillwrightError):
+    exit_code = 2
+
+
+class PluginError(MillwrightError):
+    exit_code = 2
+
+
+class EventError(MillwrightError):
+    """`reason` is the short fixed word under which the message is counted as dropped."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class BusError(MillwrightError):
+    exit_code = 3
+
+
+class ConnectorError(MillwrightError):
+    pass
+
+
+class InferenceError(MillwrightError):
+    pass
+
+
+class ModelError(InferenceError):
+    pass
+
+
+class DeviceError(InferenceError):
+    pass
+
+
+class StoreError(MillwrightError):
+    pass

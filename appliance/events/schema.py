@@ -1,0 +1,160 @@
+"""Every event on the bus, on one page.
+
+Times are UTC nanoseconds since 1970. Rule: add a field with a default, never rename one; a new meaning is a new
+version of the topic root. Text of a person's (`by`, `message`) is at most 200 characters.
+"""
+
+from array import array
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct, field
+
+
+class Kind(StrEnum):
+    """The second part of a topic: what a message is."""
+
+    READING = "reading"
+    BLOCK = "block"
+    SCORE = "score"
+    ALARM = "alarm"
+    STATE = "state"
+    COMMAND = "command"
+    AUDIT = "audit"
+
+
+class Stage(StrEnum):
+    """What an asset's detector may do yet (rows seen: see `appliance.inference.detector`)."""
+
+    COLLECTING = "collecting"  # too little seen to say anything
+    LEARNING = "learning"  # scores are shown, nobody is called
+    WARNING = "warning"  # a crossing is a warning
+    ALARMING = "alarming"  # a crossing is an alarm
+
+
+class AlarmState(StrEnum):
+    """ISA-18.2 states of an alarm (clause 5 life cycle); NORMAL ends it and clears the retained message."""
+
+    UNACKNOWLEDGED = "unacknowledged"
+    ACKNOWLEDGED = "acknowledged"
+    RETURNED = "returned"  # returned to normal, unacknowledged
+    SHELVED = "shelved"
+    NORMAL = "normal"
+
+
+class Severity(StrEnum):
+    WARNING = "warning"
+    ALARM = "alarm"
+
+
+class CommandState(StrEnum):
+    """Each state has one owner: the asker writes INIT, the service that is asked writes all others."""
+
+    INIT = "init"
+    EXECUTING = "executing"
+    SUCCESSFUL = "successful"
+    FAILED = "failed"
+
+
+class Reading(Struct, frozen=True):
+    """All points of one asset, sampled together."""
+
+    at: int
+    values: dict[str, float]
+
+
+class Block(Struct, frozen=True):
+    """Evenly sampled waveforms that start at `at`: float32 samples, `rate` in Hz, all points of one length."""
+
+    at: int
+    rate: float
+    values: dict[str, array[float]]
+
+
+class Score(Struct, frozen=True):
+    """A judgement of one asset: `score` against `threshold`, both in units of the asset's own learning period."""
+
+    at: int  # of the newest reading that was judged
+    score: float
+    threshold: float
+    stage: Stage
+    cause: str = ""  # the channel that weighs most
+    branch: str = ""  # the part of the detector that decided: level, autoencoder, ...
+    alarm: bool = False  # the detector holds the asset to be abnormal
+    rows: int = 0  # rows learned from so far
+    model: str = ""
+    version: str = ""
+    device: str = ""  # that computed it: CPU, GPU, NPU
+
+
+class Alarm(Struct, frozen=True):
+    """One alarm of one asset in its present state. Retained while it stands."""
+
+    id: str
+    at: int  # of this state
+    raised: int
+    state: AlarmState
+    severity: Severity
+    cause: str
+    score: float
+    threshold: float
+    condition: str = "anomaly"
+    branch: str = ""
+    model: str = ""
+    version: str = ""
+    device: str = ""
+    active: bool = True  # the condition holds now, whatever a person has said of it
+    by: str = ""  # who acknowledged or shelved
+    until: int = 0  # end of shelving
+    message: str = ""
+
+
+class State(Struct, frozen=True):
+    """A service's word about itself: retained, with `online = false` as its last will.
+
+    The books balance: received = processed + queued + the sum of dropped.
+    """
+
+    at: int
+    online: bool
+    version: str = ""
+    received: int = 0
+    processed: int = 0
+    queued: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict)  # plain values, per service
+
+
+class Command(Struct, frozen=True):
+    """A request and its progress, retained at command/<service>/<verb>/<id> until the asker clears it."""
+
+    at: int
+    state: CommandState
+    args: dict[str, Any] = field(default_factory=dict)
+    by: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""  # why it failed, with the remedy
+
+
+class Audit(Struct, frozen=True):
+    """A sensitive operation that was done or refused; never carries a secret."""
+
+    at: int
+    actor: str
+    action: str
+    subject: str
+    outcome: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+Event = Reading | Block | Score | Alarm | State | Command | Audit
+
+EVENTS: dict[Kind, type[Event]] = {
+    Kind.READING: Reading,
+    Kind.BLOCK: Block,
+    Kind.SCORE: Score,
+    Kind.ALARM: Alarm,
+    Kind.STATE: State,
+    Kind.COMMAND: Command,
+    Kind.AUDIT: Audit,
+}

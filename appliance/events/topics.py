@@ -1,0 +1,67 @@
+"""The only place that spells a topic: `mw/v1/<kind>/<path...>`.
+
+For readings, blocks, scores and alarms the path is an asset in the ISA-95 habit, `site/area/line/asset`: 1 to 8 levels
+of `[a-z0-9_.-]+`. For states it is the service, for commands `<service>/<verb>/<id>`.
+"""
+
+import re
+from typing import NamedTuple
+
+from appliance.errors import EventError
+from appliance.events.schema import Kind
+
+ROOT = "mw/v1"
+MAX_LEVELS = 8
+MAX_PATH = 240  # characters; mosquitto allows 65535, a database key and a screen do not
+
+_LEVEL = r"[a-z0-9_.-]+"
+_PATH = re.compile(rf"{_LEVEL}(?:/{_LEVEL}){{0,{MAX_LEVELS - 1}}}")
+_PREFIX = f"{ROOT}/"
+_KINDS = {kind.value: kind for kind in Kind}
+
+
+class Address(NamedTuple):
+    """A parsed topic."""
+
+    kind: Kind
+    path: str
+
+
+def check_path(path: str) -> str:
+    """The path itself, or EventError("topic") that says what an asset may look like."""
+    if len(path) > MAX_PATH or not _PATH.fullmatch(path):
+        raise EventError(
+            "topic", f"'{path[:80]}' is not 1 to {MAX_LEVELS} levels of a-z 0-9 _ . - ({MAX_PATH} at most)"
+        )
+    return path
+
+
+def topic(kind: Kind, path: str) -> str:
+    return f"{ROOT}/{kind.value}/{check_path(path)}"
+
+
+def state(service: str) -> str:
+    return topic(Kind.STATE, service)
+
+
+def command(service: str, verb: str, identity: str) -> str:
+    return topic(Kind.COMMAND, f"{service}/{verb}/{identity}")
+
+
+def everything(kind: Kind) -> str:
+    """The filter of all messages of a kind."""
+    return f"{ROOT}/{kind.value}/#"
+
+
+def commands_of(service: str) -> str:
+    """The filter of all commands to a service."""
+    return f"{ROOT}/{Kind.COMMAND.value}/{service}/#"
+
+
+def parse(text: str) -> Address:
+    """Kind and path of a topic. EventError("topic") where it breaks the grammar."""
+    head, _, path = text.removeprefix(_PREFIX).partition("/")
+    kind = _KINDS.get(head)
+    if kind is None or not text.startswith(_PREFIX):
+        raise EventError("topic", f"'{text[:80]}' is not {ROOT}/<{'|'.join(_KINDS)}>/<asset>")
+    return Address(kind, check_path(path))

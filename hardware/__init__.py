@@ -1,0 +1,1 @@
+"""What the box is: its accelerators, its clock, its storage. Knows nothing of the appliance."""

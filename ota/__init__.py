@@ -1,0 +1,1 @@
+"""Updates and the trainer. Nothing lives here yet; see README.md."""
