@@ -1,0 +1,94 @@
+"""A service's word about itself, kept true on the bus: `state/<service>`, retained, QoS 1.
+
+    status = Status(bus, "record", __version__, ledger, clock, detail)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(status.run(pulse), name="record status")
+    ...
+    status.publish(online=False)  # the last act of the service
+
+An abrupt end is told by the broker: the session's last will is `will(service)`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from appliance.bus.port import Bus, Message
+from appliance.errors import BusError
+from appliance.events import codec, topics
+from appliance.events.ledger import Ledger
+from appliance.events.schema import State
+from appliance.runtime.service import Clock, Pulse
+
+PERIOD_S = 2.0
+
+
+def will(service: str) -> Message:
+    """The last will of a service's session. It is written before the event it tells of, so its time is 0."""
+    return Message(topics.state(service), codec.encode(State(at=0, online=False)), qos=1, retain=True)
+
+
+class Status:
+    """Publishes a ledger's books and the service's own `detail` (plain values) when they change."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        service: str,
+        version: str,
+        ledger: Ledger,
+        clock: Clock,
+        detail: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self._bus, self._ledger, self._clock, self._detail = bus, ledger, clock, detail
+        self._topic, self._version = topics.state(service), version
+        self._published: State | None = None
+        self._ended = False
+
+    async def run(self, pulse: Pulse | None = None) -> None:
+        """Until cancelled: publish at once, after each connection, and every two seconds where something changed."""
+        self._bus.on_connected(self._assert)
+        while True:
+            self._publish_changed()
+            if pulse is not None:
+                pulse.beat()
+            await asyncio.sleep(PERIOD_S)
+
+    def publish(self, online: bool = True) -> None:
+        """Say it now. After `online=False` nothing more is said."""
+        self._ended = not online
+        self._send(self._state(online))
+
+    def _assert(self) -> None:
+        if not self._ended:
+            self.publish()
+
+    def _publish_changed(self) -> None:
+        state = self._state(True)
+        if self._published is None or replace(self._published, at=state.at) != state:
+            self._send(state)
+
+    def _send(self, state: State) -> None:
+        try:
+            self._bus.publish(self._topic, codec.encode(state), qos=1, retain=True)
+        except BusError:
+            return  # the session's store is full: a later state says the same
+        self._published = state
+
+    def _state(self, online: bool) -> State:
+        ledger = self._ledger
+        detail = self._detail()
+        if ledger.examples:
+            detail = {**detail, "examples": dict(ledger.examples)}
+        return State(
+            at=self._clock(),
+            online=online,
+            version=self._version,
+            received=ledger.received,
+            processed=ledger.processed,
+            queued=ledger.queued,
+            dropped=dict(ledger.dropped),
+            detail=detail,
+        )

@@ -1,0 +1,104 @@
+"""A service's state on the bus: said at once, when it changes, when the session returns, and at the end."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from appliance.bus.memory import MemoryBroker, MemoryBus
+from appliance.bus.port import Message
+from appliance.events import codec
+from appliance.events.ledger import Ledger
+from appliance.events.schema import Kind, State
+from appliance.services import status as module
+from appliance.services.status import Status, will
+
+
+def told(broker: MemoryBroker) -> State:
+    message = broker.retained["mw/v1/state/record"]
+    assert message.qos == 1
+    state = codec.decode(Kind.STATE, message.payload, 0)
+    assert isinstance(state, State)
+    return state
+
+
+def make(bus: MemoryBus, ledger: Ledger, detail: dict[str, Any]) -> Status:
+    return Status(bus, "record", "1.2.3", ledger, lambda: 17, lambda: detail)
+
+
+async def started(status: Status) -> "asyncio.Task[None]":
+    task = asyncio.create_task(status.run())
+    await asyncio.sleep(0)
+    return task
+
+
+def test_the_books_and_the_detail_are_told() -> None:
+    async def scenario() -> State:
+        broker, ledger = MemoryBroker(), Ledger()
+        ledger.received, ledger.processed = 10, 7
+        ledger.drop("malformed", "line1/pump: not CBOR", 2)
+        async with MemoryBus(broker) as bus:
+            task = await started(make(bus, ledger, {"rows": 3}))
+            task.cancel()
+        return told(broker)
+
+    state = asyncio.run(scenario())
+    assert (state.at, state.online, state.version) == (17, True, "1.2.3")
+    assert (state.received, state.processed, state.queued, state.dropped) == (10, 7, 1, {"malformed": 2})
+    assert state.detail == {"rows": 3, "examples": {"malformed": "line1/pump: not CBOR"}}
+
+
+class Listening(MemoryBroker):
+    """A broker that remembers how much had been received each time a state was published."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[int] = []
+
+    def accept(self, message: Message) -> None:
+        super().accept(message)
+        self.said.append(told(self).received)
+
+
+def test_unchanged_books_are_not_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PERIOD_S", 0)
+    broker, ledger = Listening(), Ledger()
+
+    async def scenario() -> list[int]:
+        async with MemoryBus(broker) as bus:
+            task = await started(make(bus, ledger, {}))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            quiet = list(broker.said)
+            ledger.received = 5
+            for _ in range(20):
+                await asyncio.sleep(0)
+            task.cancel()
+        return quiet
+
+    assert asyncio.run(scenario()) == [0]
+    assert broker.said == [0, 5]
+
+
+def test_the_last_word_stands_even_if_the_session_returns() -> None:
+    async def scenario() -> State:
+        broker, ledger = MemoryBroker(), Ledger()
+        bus = MemoryBus(broker)
+        async with bus:
+            status = make(bus, ledger, {})
+            task = await started(status)
+            task.cancel()
+            status.publish(online=False)
+        async with bus:
+            pass
+        return told(broker)
+
+    assert asyncio.run(scenario()).online is False
+
+
+def test_the_will_is_a_retained_offline_state() -> None:
+    message = will("record")
+    state = codec.decode(Kind.STATE, message.payload, 0)
+    assert (message.topic, message.qos, message.retain) == ("mw/v1/state/record", 1, True)
+    assert isinstance(state, State)
+    assert state.online is False
