@@ -17,7 +17,7 @@ import cbor2
 import msgspec
 
 from appliance.errors import EventError
-from appliance.events.schema import EVENTS, Block, Event, Kind, Reading
+from appliance.events.schema import EVENTS, Block, Event, Kind, Reading, Samples
 
 REASONS = {
     "topic": "the topic breaks the grammar mw/v1/<kind>/<asset>",
@@ -191,7 +191,7 @@ def _number(value: Any, name: str) -> float:
         raise EventError("not-finite", f"'{name}' is beyond a float") from error
 
 
-def _samples(packed: Any, name: str) -> array[float]:
+def _samples(packed: Any, name: str) -> Samples:
     if type(packed) is not cbor2.CBORTag or packed.tag != _FLOAT32_LE or type(packed.value) is not bytes:
         raise EventError("not-a-number", f"'{name}' is not packed float32 (CBOR tag {_FLOAT32_LE})")
     if len(packed.value) % 4:
@@ -199,7 +199,7 @@ def _samples(packed: Any, name: str) -> array[float]:
     return _native(packed.value)
 
 
-def _native(raw: bytes) -> array[float]:
+def _native(raw: bytes) -> Samples:
     samples = array("f")
     samples.frombytes(raw)
     if sys.byteorder == "big":
@@ -207,14 +207,14 @@ def _native(raw: bytes) -> array[float]:
     return samples
 
 
-def _little_endian(samples: array[float]) -> bytes:
+def _little_endian(samples: Samples) -> bytes:
     if sys.byteorder == "big":
         samples = samples[:]
         samples.byteswap()
     return samples.tobytes()
 
 
-def _check_block(rate: float, values: dict[str, array[float]]) -> None:
+def _check_block(rate: float, values: dict[str, Samples]) -> None:
     lengths = {len(samples) for samples in values.values()}
     if not values or lengths == {0}:
         raise EventError("empty", "a block without samples")

@@ -6,9 +6,14 @@ version of the topic root. Text of a person's (`by`, `message`) is at most 200 c
 
 from array import array
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    Samples = array[float]
+else:
+    Samples = array  # array.array takes no subscript before Python 3.12
 
 
 class Kind(StrEnum):
@@ -68,7 +73,7 @@ class Block(Struct, frozen=True):
 
     at: int
     rate: float
-    values: dict[str, array[float]]
+    values: dict[str, Samples]
 
 
 class Score(Struct, frozen=True):
