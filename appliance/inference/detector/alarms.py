@@ -1,0 +1,173 @@
+"""Alarms as ISA-18.2 states: what a judgement, an operator or the passing of time makes of an alarm.
+
+Pure: times come in, new states go out; whoever calls makes them durable and publishes them, in that order.
+
+    (none) --condition--> unacknowledged --ack--> acknowledged --clears--> normal
+                               |                       ^
+                             clears                    | ack of an active alarm
+                               v                       |
+                            returned --condition--> unacknowledged          returned --ack--> normal
+    any standing state --shelve--> shelved --unshelve or its time is up--> unacknowledged if active, else normal
+
+An asset has at most one standing alarm. Its identity follows from the asset and the moment it was raised, so that a
+judgement made twice (before and after a crash) is one alarm.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from appliance.errors import MillwrightError
+from appliance.events.schema import Alarm, AlarmState, Score, Severity, Stage
+
+REMEMBERED = 64  # ended alarms that are told again after a lost connection
+
+_SEVERITY = {Stage.WARNING: Severity.WARNING, Stage.ALARMING: Severity.ALARM}
+_RANK = {Severity.WARNING: 0, Severity.ALARM: 1}
+
+
+class Change(NamedTuple):
+    """An asset's alarm in its new state."""
+
+    asset: str
+    alarm: Alarm
+
+
+class AlarmBook:
+    """All standing alarms and the last few that ended."""
+
+    def __init__(self) -> None:
+        self.standing: dict[str, Alarm] = {}
+        self.ended: deque[Change] = deque(maxlen=REMEMBERED)
+
+    def judge(self, asset: str, score: Score) -> Change | None:
+        """The change that a judgement brings, or None."""
+        alarm = self.standing.get(asset)
+        severity = _SEVERITY.get(score.stage)
+        if alarm is None:
+            return self._raise(asset, score, severity) if score.alarm and severity else None
+        if not score.alarm:
+            return self._clear(asset, alarm, score.at) if alarm.active else None
+        if severity and _RANK[severity] > _RANK[alarm.severity]:
+            return self._escalate(asset, alarm, score, severity)
+        return None if alarm.active else self._reactivate(asset, alarm, score)
+
+    def acknowledge(self, identity: str, by: str, at: int) -> Change:
+        asset, alarm = self._find(identity)
+        if alarm.state is AlarmState.UNACKNOWLEDGED:
+            return self._put(asset, alarm, at=at, state=AlarmState.ACKNOWLEDGED, by=by)
+        if alarm.state is AlarmState.RETURNED:
+            return self._put(asset, alarm, at=at, state=AlarmState.NORMAL, by=by)
+        raise _impossible(alarm, "acknowledged")
+
+    def shelve(self, identity: str, by: str, at: int, until: int) -> Change:
+        asset, alarm = self._find(identity)
+        if until <= at:
+            raise MillwrightError("an alarm can be shelved for the time to come only", "Give a positive time.")
+        return self._put(asset, alarm, at=at, state=AlarmState.SHELVED, by=by, until=until)
+
+    def unshelve(self, identity: str, by: str, at: int) -> Change:
+        asset, alarm = self._find(identity)
+        if alarm.state is not AlarmState.SHELVED:
+            raise _impossible(alarm, "unshelved")
+        return self._unshelve(asset, alarm, by, at)
+
+    def expire(self, now: int) -> list[Change]:
+        """Alarms whose shelving is over."""
+        over = [
+            (asset, alarm)
+            for asset, alarm in self.standing.items()
+            if alarm.state is AlarmState.SHELVED and alarm.until <= now
+        ]
+        return [self._unshelve(asset, alarm, alarm.by, now) for asset, alarm in over]
+
+    def knows(self, asset: str, identity: str) -> bool:
+        alarm = self.standing.get(asset)
+        return (alarm is not None and alarm.id == identity) or any(change.alarm.id == identity for change in self.ended)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain values, for `restore`."""
+        return {
+            "standing": [[asset, msgspec.to_builtins(alarm)] for asset, alarm in self.standing.items()],
+            "ended": [[asset, msgspec.to_builtins(alarm)] for asset, alarm in self.ended],
+        }
+
+    def restore(self, data: dict[str, Any]) -> None:
+        """msgspec.ValidationError where the data is not a snapshot."""
+        self.standing = dict(_changes(data.get("standing", [])))
+        self.ended = deque(_changes(data.get("ended", [])), maxlen=REMEMBERED)
+
+    def _raise(self, asset: str, score: Score, severity: Severity) -> Change:
+        alarm = Alarm(
+            id=identity_of(asset, score.at),
+            at=score.at,
+            raised=score.at,
+            state=AlarmState.UNACKNOWLEDGED,
+            severity=severity,
+            cause=score.cause,
+            score=score.score,
+            threshold=score.threshold,
+            branch=score.branch,
+            model=score.model,
+            version=score.version,
+            device=score.device,
+        )
+        self.standing[asset] = alarm
+        return Change(asset, alarm)
+
+    def _clear(self, asset: str, alarm: Alarm, at: int) -> Change:
+        if alarm.state is AlarmState.SHELVED:
+            return self._put(asset, alarm, at=at, active=False)
+        seen = alarm.state is AlarmState.ACKNOWLEDGED
+        return self._put(asset, alarm, at=at, active=False, state=AlarmState.NORMAL if seen else AlarmState.RETURNED)
+
+    def _reactivate(self, asset: str, alarm: Alarm, score: Score) -> Change:
+        shelved = alarm.state is AlarmState.SHELVED
+        state = AlarmState.SHELVED if shelved else AlarmState.UNACKNOWLEDGED
+        return self._put(asset, alarm, at=score.at, active=True, state=state, cause=score.cause, score=score.score)
+
+    def _escalate(self, asset: str, alarm: Alarm, score: Score, severity: Severity) -> Change:
+        """A worse alarm wants to be seen anew, shelved ones excepted."""
+        shelved = alarm.state is AlarmState.SHELVED
+        state = AlarmState.SHELVED if shelved else AlarmState.UNACKNOWLEDGED
+        return self._put(
+            asset, alarm, at=score.at, active=True, state=state, severity=severity, cause=score.cause, score=score.score
+        )
+
+    def _unshelve(self, asset: str, alarm: Alarm, by: str, at: int) -> Change:
+        state = AlarmState.UNACKNOWLEDGED if alarm.active else AlarmState.NORMAL
+        return self._put(asset, alarm, at=at, state=state, by=by, until=0)
+
+    def _put(self, asset: str, alarm: Alarm, **changed: Any) -> Change:
+        change = Change(asset, msgspec.structs.replace(alarm, **changed))
+        if change.alarm.state is AlarmState.NORMAL:
+            del self.standing[asset]
+            self.ended.append(change)
+        else:
+            self.standing[asset] = change.alarm
+        return change
+
+    def _find(self, identity: str) -> tuple[str, Alarm]:
+        """By the alarm's id or by its asset."""
+        for asset, alarm in self.standing.items():
+            if identity in (alarm.id, asset):
+                return asset, alarm
+        raise MillwrightError(f"no standing alarm is '{identity}'", "'millwright alarms list' shows those that stand.")
+
+
+def identity_of(asset: str, raised: int) -> str:
+    """Ten hexadecimal digits: short enough to type, one in 10^12 to meet another."""
+    return hashlib.sha256(f"{asset}\n{raised}".encode()).hexdigest()[:10]
+
+
+def _impossible(alarm: Alarm, verb: str) -> MillwrightError:
+    return MillwrightError(
+        f"alarm {alarm.id} is {alarm.state} and cannot be {verb}", "'millwright alarms list' shows it."
+    )
+
+
+def _changes(pairs: Iterable[Any]) -> list[Change]:
+    return [Change(*pair) for pair in msgspec.convert(list(pairs), list[tuple[str, Alarm]])]

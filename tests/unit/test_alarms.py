@@ -1,0 +1,133 @@
+"""The alarm book against ISA-18.2, and against any sequence of events."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.errors import MillwrightError
+from appliance.events.schema import AlarmState, Score, Severity, Stage
+from appliance.inference.detector.alarms import AlarmBook, Change
+
+ASSET = "line1/pump"
+
+
+def score(at: int, alarm: bool, stage: Stage = Stage.ALARMING) -> Score:
+    return Score(at=at, score=2.0, threshold=1.0, stage=stage, cause="vibration", alarm=alarm, device="CPU")
+
+
+def raised(stage: Stage = Stage.ALARMING) -> tuple[AlarmBook, Change]:
+    book = AlarmBook()
+    change = book.judge(ASSET, score(100, alarm=True, stage=stage))
+    assert change is not None
+    return book, change
+
+
+def test_a_crossing_raises_one_alarm() -> None:
+    book, change = raised()
+    assert change.alarm.state is AlarmState.UNACKNOWLEDGED
+    assert (change.alarm.cause, change.alarm.severity, change.alarm.raised) == ("vibration", Severity.ALARM, 100)
+    assert book.judge(ASSET, score(101, alarm=True)) is None
+
+
+@pytest.mark.parametrize("stage", [Stage.COLLECTING, Stage.LEARNING])
+def test_nobody_is_called_while_the_detector_learns(stage: Stage) -> None:
+    assert AlarmBook().judge(ASSET, score(1, alarm=True, stage=stage)) is None
+
+
+def test_acknowledged_then_normal() -> None:
+    book, change = raised()
+    assert book.acknowledge(change.alarm.id, "ann", 110).alarm.state is AlarmState.ACKNOWLEDGED
+    ended = book.judge(ASSET, score(120, alarm=False))
+    assert ended is not None
+    assert ended.alarm.state is AlarmState.NORMAL
+    assert ended.alarm.by == "ann"
+    assert not book.standing
+
+
+def test_returned_waits_for_an_operator_and_keeps_its_identity() -> None:
+    book, change = raised()
+    back = book.judge(ASSET, score(120, alarm=False))
+    assert back is not None
+    assert (back.alarm.state, back.alarm.active) == (AlarmState.RETURNED, False)
+    again = book.judge(ASSET, score(130, alarm=True))
+    assert again is not None
+    assert (again.alarm.state, again.alarm.id) == (AlarmState.UNACKNOWLEDGED, change.alarm.id)
+    book.judge(ASSET, score(140, alarm=False))
+    assert book.acknowledge(ASSET, "ann", 150).alarm.state is AlarmState.NORMAL
+
+
+def test_a_warning_that_becomes_an_alarm_is_seen_anew() -> None:
+    book, change = raised(Stage.WARNING)
+    assert change.alarm.severity is Severity.WARNING
+    book.acknowledge(change.alarm.id, "ann", 105)
+    worse = book.judge(ASSET, score(110, alarm=True))
+    assert worse is not None
+    assert (worse.alarm.severity, worse.alarm.state) == (Severity.ALARM, AlarmState.UNACKNOWLEDGED)
+
+
+def test_shelving_ends_by_its_time() -> None:
+    book, change = raised()
+    book.shelve(change.alarm.id, "ann", 110, until=200)
+    assert book.judge(ASSET, score(120, alarm=True)) is None
+    assert book.expire(199) == []
+    [over] = book.expire(200)
+    assert over.alarm.state is AlarmState.UNACKNOWLEDGED
+
+
+def test_a_condition_that_cleared_on_the_shelf_ends_with_it() -> None:
+    book, change = raised()
+    book.shelve(change.alarm.id, "ann", 110, until=200)
+    cleared = book.judge(ASSET, score(120, alarm=False))
+    assert cleared is not None
+    assert cleared.alarm.state is AlarmState.SHELVED
+    assert book.unshelve(ASSET, "ann", 130).alarm.state is AlarmState.NORMAL
+
+
+def test_what_is_impossible_says_so() -> None:
+    book, change = raised()
+    book.acknowledge(change.alarm.id, "ann", 110)
+    with pytest.raises(MillwrightError, match="cannot be acknowledged"):
+        book.acknowledge(change.alarm.id, "ann", 111)
+    with pytest.raises(MillwrightError, match="cannot be unshelved"):
+        book.unshelve(change.alarm.id, "ann", 111)
+    with pytest.raises(MillwrightError, match="no standing alarm"):
+        book.acknowledge("nothing", "ann", 111)
+    with pytest.raises(MillwrightError, match="time to come"):
+        book.shelve(change.alarm.id, "ann", 111, until=111)
+
+
+STEPS = st.lists(st.sampled_from(["on", "off", "ack", "shelve", "unshelve", "later"]), max_size=40)
+
+
+@given(STEPS)
+def test_any_sequence_keeps_the_book_sound(steps: list[str]) -> None:
+    book = AlarmBook()
+    active = False
+    for at, step in enumerate(steps, 1):
+        try:
+            _apply(book, step, at)
+        except MillwrightError:
+            continue
+        active = {"on": True, "off": False}.get(step, active)
+        alarm = book.standing.get(ASSET)
+        assert not active or alarm is not None
+        if alarm is not None:
+            assert alarm.active == active
+            assert alarm.state is not AlarmState.NORMAL
+        copy = AlarmBook()
+        copy.restore(book.snapshot())
+        assert (copy.standing, list(copy.ended)) == (book.standing, list(book.ended))
+
+
+def _apply(book: AlarmBook, step: str, at: int) -> None:
+    match step:
+        case "on" | "off":
+            book.judge(ASSET, score(at, alarm=step == "on"))
+        case "ack":
+            book.acknowledge(ASSET, "ann", at)
+        case "shelve":
+            book.shelve(ASSET, "ann", at, until=at + 3)
+        case "unshelve":
+            book.unshelve(ASSET, "ann", at)
+        case _:
+            book.expire(at)
