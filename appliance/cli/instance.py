@@ -1,0 +1,134 @@
+"""Finds the Millwright that runs on this machine, and opens a session with it.
+
+`millwright run` announces itself in a small file in the default folder for sockets, so that `millwright watch` needs no
+options to find it, wherever its state and its sockets are.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from appliance.config.document import Document
+from appliance.config.load import load
+from appliance.config.schema import INSTALLED, Config, Paths, default_run
+from appliance.errors import BusError, ConfigError
+
+if TYPE_CHECKING:
+    from appliance.bus.port import Bus
+
+FILE = "instance.json"
+PATIENCE_S = 2.0  # a broker on this machine answers within milliseconds
+START = "Start it with tools/run or 'millwright run', or name its configuration with --config."
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """What a running Millwright says of itself."""
+
+    pid: int
+    config: str | None  # path of its configuration, none for the built-in defaults
+    state: str
+    run: str
+    demo: bool = False
+
+
+def configuration(args: argparse.Namespace) -> tuple[Config, Document]:
+    """That of --config, else that of the instance that runs, else the installed one or the defaults."""
+    if args.config is not None:
+        return load(args.config)
+    running = find()
+    if running is None:
+        return load()
+    config, document = load(Path(running.config) if running.config else None)
+    return msgspec.structs.replace(config, paths=Paths(Path(running.state), Path(running.run))), document
+
+
+def find() -> Instance | None:
+    """The instance that announced itself and is alive."""
+    path = default_run() / FILE
+    try:
+        if not _trusted(path.stat().st_uid):
+            return None
+        instance = msgspec.json.decode(path.read_bytes(), type=Instance)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return instance if _alive(instance.pid) else None
+
+
+def announce(config: Config, config_path: Path | None, demo: bool) -> None:
+    """Say that this process is the instance that runs. ConfigError where the folder for sockets cannot be written."""
+    instance = Instance(
+        pid=os.getpid(),
+        config=str(config_path.absolute()) if config_path else None,
+        state=str(config.paths.state.absolute()),
+        run=str(config.paths.run.absolute()),
+        demo=demo,
+    )
+    folder = default_run()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = folder / f".{FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps(msgspec.to_builtins(instance), indent=2) + "\n", "utf-8")
+        temporary.replace(folder / FILE)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written: {error.strerror}", "Set XDG_RUNTIME_DIR to a folder of your own."
+        ) from error
+
+
+def retract() -> None:
+    """Take the announcement back, unless another instance has made its own since."""
+    running = find()
+    if running is not None and running.pid == os.getpid():
+        (default_run() / FILE).unlink(missing_ok=True)
+
+
+def bus_url(config: Config) -> str:
+    """Where the bus is: as configured, else the socket of the broker that Millwright starts."""
+    return config.bus.url or f"unix:{config.paths.run / 'mqtt.sock'}"
+
+
+@asynccontextmanager
+async def session(config: Config) -> "AsyncIterator[Bus]":
+    """A session of its own with the bus, connected. BusError after two seconds of no answer."""
+    from appliance.bus.mqtt import MqttBus
+
+    url = bus_url(config)
+    missing = url.removeprefix("unix:")
+    if url.startswith("unix:") and not Path(missing).exists():
+        raise _silent(url)
+    bus = MqttBus(url, client_id=f"mw-cli-{secrets.token_hex(6)}")
+    connected = asyncio.Event()
+    bus.on_connected(connected.set)
+    async with bus:
+        try:
+            await asyncio.wait_for(connected.wait(), PATIENCE_S)
+        except TimeoutError:
+            raise _silent(url) from None
+        yield bus
+
+
+def _silent(url: str) -> BusError:
+    return BusError(f"no Millwright answers at {url}", START)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _trusted(owner: int) -> bool:
+    """In a shared temporary folder anybody may lay a file; on an appliance only root and the service write there."""
+    return owner in (0, os.geteuid()) or INSTALLED.exists()
