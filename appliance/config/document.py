@@ -6,6 +6,7 @@ Errors name the file, the line, the key and, for a key that does not exist, the 
 import difflib
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,15 +51,19 @@ class Document:
         """The line a key or table stands on, counted from 1; of its nearest parent where it is not found."""
         here: tuple[str, ...] = ()
         best = (0, 1)
+        seen: Counter[tuple[str, ...]] = Counter()
         for number, text in enumerate(self._text.splitlines(), 1):
             if header := _HEADER.match(text):
                 here = found = _split(header[1])
+                if text.lstrip().startswith("[["):  # the path of one of several tables carries its index
+                    here = found = (*here, str(seen[here]))
+                    seen[here[:-1]] += 1
             elif key := _KEY.match(text):
                 found = (*here, *_split(key[1]))
             else:
                 continue
             shared = _shared(found, path)
-            if shared == len(found) and shared > best[0]:
+            if shared in (len(found), len(path)) and shared > best[0]:
                 best = (shared, number)
         return best[1]
 
@@ -89,7 +94,7 @@ class Document:
 def _decode(kind: type, value: object) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value).expanduser()
-    raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
+    raise TypeError(f"Expected `{kind.__name__.lower()}`, got `{type(value).__name__}`")  # msgspec adds where
 
 
 def _split(dotted: str) -> tuple[str, ...]:
