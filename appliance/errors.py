@@ -9,7 +9,8 @@
     |-- InferenceError         a model or a device
     |   |-- ModelError         a bundle that is refused, naming the file
     |   `-- DeviceError        a device that cannot compile or run a model
-    `-- StoreError             a database that cannot be opened, read or written
+    `-- StoreError             a file or database that cannot be opened, read or written
+        `-- DamagedError       its content is not what was written
 
 One catch at the top (`appliance.__main__`) prints the message and the remedy and turns the class into an exit code.
 """
@@ -66,4 +67,8 @@ class DeviceError(InferenceError):
 
 
 class StoreError(MillwrightError):
+    pass
+
+
+class DamagedError(StoreError):
     pass

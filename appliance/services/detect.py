@@ -1,0 +1,253 @@
+"""Judges readings: bus -> detector -> scores and alarms on the bus.
+
+Order of an alarm's life: decided, made durable, published. What is published can therefore always be told again, and
+it is, after each connection to the broker: whoever listens takes the same state twice without harm.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import cbor2
+import msgspec
+
+from appliance import __version__
+from appliance.bus.port import Batch, Bus, Message
+from appliance.errors import BusError, DamagedError, EventError, InferenceError, StoreError
+from appliance.events import codec, topics
+from appliance.events.ledger import Ledger
+from appliance.events.schema import Alarm, AlarmState, Command, Kind
+from appliance.inference.detector.alarms import AlarmBook, Change
+from appliance.inference.detector.detector import Detector, Judged
+from appliance.runtime.service import Clock, Pulse
+from appliance.services import commands
+from appliance.services.status import Status
+from appliance.store import files
+
+log = logging.getLogger(__name__)
+
+STATE_LIMIT = 256 << 20  # bytes of the state file
+PART = 4096  # messages dealt with before the event loop gets its turn
+TICK_S = 1.0
+MINUTE = 60_000_000_000  # ns
+MAX_SHELVED = 31 * 24 * 60  # minutes; what is shelved for ever is forgotten
+
+
+class _Which(msgspec.Struct, forbid_unknown_fields=True):
+    alarm: str  # its id or its asset
+
+
+class _Shelve(msgspec.Struct, forbid_unknown_fields=True):
+    alarm: str
+    minutes: Annotated[float, msgspec.Meta(gt=0, le=MAX_SHELVED)]
+
+
+class Computer(Protocol):
+    """What runs the model: named in the service's state."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def fallback(self) -> str: ...
+
+
+class Detect:
+    """`state_file` holds what was learned and which alarms stand; `checkpoint_s` is how often it is written."""
+
+    name = "detect"
+
+    def __init__(
+        self, bus: Bus, detector: Detector, computer: Computer, state_file: Path, checkpoint_s: int, clock: Clock
+    ) -> None:
+        self._bus, self._detector, self._computer, self._clock = bus, detector, computer, clock
+        self._state_file, self._checkpoint_s = state_file, checkpoint_s
+        self._book = AlarmBook()
+        self._ledger = Ledger()
+        self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
+        self._saving = asyncio.Lock()
+        self._saved_at_count = 0
+        self._assets: dict[str, str] = {}  # topic -> asset, of topics that were parsed before
+        self._trouble = ""
+
+    async def run(self, pulse: Pulse) -> None:
+        self._restore()
+        self._bus.on_connected(self._assert_alarms)
+        async with self._bus:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._status.run(pulse), name="detect status")
+                    group.create_task(commands.serve(self._bus, self.name, self._handlers(), self._clock))
+                    group.create_task(self._tend(), name="detect checkpoints")
+                    group.create_task(self._clear_ghosts(), name="detect ghosts")
+                    group.create_task(self._judge_readings(pulse), name="detect readings")
+            finally:
+                await self._save()
+                self._status.publish(online=False)
+
+    async def _judge_readings(self, pulse: Pulse) -> None:
+        async with self._bus.subscribe(topics.everything(Kind.READING)) as batches:
+            pulse.ready()
+            async for batch in batches:
+                for part in _parts(batch):
+                    self._take(part, self._clock())
+                    await self._tell(self._detector.judge())
+                    pulse.beat()
+                    await asyncio.sleep(0)
+
+    def _take(self, batch: Batch, now: int) -> None:
+        ledger, assets, push, decode = self._ledger, self._assets, self._detector.push, codec.decode_reading
+        ledger.received += len(batch)
+        taken = 0
+        for message in batch:
+            try:
+                asset = assets.get(message.topic) or self._parse(message.topic)
+                push(asset, decode(message.payload, now))
+                taken += 1
+            except EventError as error:
+                ledger.refuse(error)
+        ledger.processed += taken
+
+    def _parse(self, topic: str) -> str:
+        asset = topics.parse(topic).path
+        if len(self._assets) > 4 * PART:
+            self._assets.clear()  # a flood of names must not fill the memory
+        self._assets[topic] = asset
+        return asset
+
+    async def _tell(self, judged: list[Judged]) -> None:
+        if not judged:
+            return
+        encode, topic = codec.encode, topics.topic
+        self._bus.publish_many([Message(topic(Kind.SCORE, asset), encode(score)) for asset, score in judged])
+        changes = [change for asset, score in judged if (change := self._book.judge(asset, score))]
+        await self._commit(changes)
+
+    async def _commit(self, changes: list[Change]) -> None:
+        if not changes:
+            return
+        await self._save()
+        for change in changes:
+            log.info("%s: %s %s (%s)", change.asset, change.alarm.severity, change.alarm.state, change.alarm.cause)
+            self._publish(change)
+
+    def _publish(self, change: Change) -> None:
+        topic, ended = topics.topic(Kind.ALARM, change.asset), change.alarm.state is AlarmState.NORMAL
+        try:
+            self._bus.publish(topic, codec.encode(change.alarm), qos=1, retain=not ended)
+            if ended:
+                self._bus.publish(topic, b"", qos=1, retain=True)
+        except BusError as error:
+            log.warning("%s; told again after the next connection", error.message)
+
+    def _assert_alarms(self) -> None:
+        """Broker and listeners may have lost what they had: say the last ended alarms and all standing ones again."""
+        for change in self._book.ended:
+            if change.asset not in self._book.standing:
+                self._publish(change)
+        for asset, alarm in self._book.standing.items():
+            self._publish(Change(asset, alarm))
+
+    async def _clear_ghosts(self) -> None:
+        """Retained anomaly alarms of a former life of this box, which nobody would ever end."""
+        async with self._bus.subscribe(topics.everything(Kind.ALARM), qos=1) as batches:
+            async for batch in batches:
+                for message in batch:
+                    ghost = self._ghost(message)
+                    if ghost is not None:
+                        self._publish(ghost)
+
+    def _ghost(self, message: Message) -> Change | None:
+        if not (message.retain and message.payload):
+            return None
+        try:
+            asset = topics.parse(message.topic).path
+            alarm = codec.decode(Kind.ALARM, message.payload, self._clock())
+        except EventError as error:
+            log.warning("%s carries no alarm: %s", message.topic, error.message)
+            return None
+        if not isinstance(alarm, Alarm) or alarm.condition != "anomaly" or self._book.knows(asset, alarm.id):
+            return None
+        return Change(asset, msgspec.structs.replace(alarm, at=self._clock(), state=AlarmState.NORMAL, active=False))
+
+    async def _tend(self) -> None:
+        ticks = 0
+        while True:
+            await asyncio.sleep(TICK_S)
+            ticks += 1
+            await self._commit(self._book.expire(self._clock()))
+            if ticks % self._checkpoint_s == 0 and self._ledger.processed != self._saved_at_count:
+                await self._save()
+
+    def _handlers(self) -> dict[str, commands.Handler]:
+        return {"ack": self._acknowledge, "shelve": self._shelve, "unshelve": self._unshelve}
+
+    async def _acknowledge(self, command: Command) -> dict[str, Any]:
+        alarm = commands.arguments(command, _Which).alarm
+        return await self._operate(self._book.acknowledge(alarm, command.by, self._clock()))
+
+    async def _shelve(self, command: Command) -> dict[str, Any]:
+        asked, now = commands.arguments(command, _Shelve), self._clock()
+        until = now + round(asked.minutes * MINUTE)
+        return await self._operate(self._book.shelve(asked.alarm, command.by, now, until))
+
+    async def _unshelve(self, command: Command) -> dict[str, Any]:
+        alarm = commands.arguments(command, _Which).alarm
+        return await self._operate(self._book.unshelve(alarm, command.by, self._clock()))
+
+    async def _operate(self, change: Change) -> dict[str, Any]:
+        await self._commit([change])
+        return {"asset": change.asset, "alarm": change.alarm.id, "state": change.alarm.state.value}
+
+    async def _save(self) -> None:
+        """Write what was learned and which alarms stand. A disk that refuses is shown, and tried again."""
+        async with self._saving:
+            self._saved_at_count = self._ledger.processed
+            data = cbor2.dumps({"alarms": self._book.snapshot(), "detector": self._detector.snapshot()})
+            try:
+                await asyncio.to_thread(files.write_sealed, self._state_file, data)
+                self._trouble = ""
+            except StoreError as error:
+                self._trouble = error.message
+                log.error("%s", error)
+
+    def _restore(self) -> None:
+        try:
+            data = files.read_sealed(self._state_file, STATE_LIMIT)
+            if data is not None:
+                self._adopt(data)
+        except DamagedError as error:
+            aside = files.set_aside(self._state_file, self._clock())
+            self._trouble = f"{error.message}: learning anew; the old file is {aside.name}"
+            log.error("%s", self._trouble)
+
+    def _adopt(self, data: bytes) -> None:
+        try:
+            state = cbor2.loads(data)
+            self._detector.restore(state["detector"])
+            self._book.restore(state["alarms"])
+        except (
+            cbor2.CBORDecodeError,
+            msgspec.ValidationError,
+            InferenceError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise DamagedError(f"{self._state_file} is not what this release writes ({error})") from error
+
+    def _detail(self) -> dict[str, Any]:
+        return {
+            **self._detector.describe(),
+            "alarms": len(self._book.standing),
+            "device": self._computer.device,
+            "fallback": self._computer.fallback,
+            "trouble": self._trouble,
+        }
+
+
+def _parts(batch: Batch) -> Iterator[Batch]:
+    for start in range(0, len(batch), PART):
+        yield batch[start : start + PART]
