@@ -1,0 +1,91 @@
+"""Events in words and in plain values: what people read and what `--json` prints."""
+
+from typing import Any
+
+from appliance.events.schema import Alarm, State
+
+_JSON_INTEGER = 1 << 63
+
+
+def alarm_text(alarm: Alarm) -> str:
+    """One line about an alarm's present state."""
+    who = f" by {printable(alarm.by)}" if alarm.by else ""
+    cause = f", cause {printable(alarm.cause)}" if alarm.cause else ""
+    scores = f", score {alarm.score:.3g} against {alarm.threshold:.3g}"
+    return f"{alarm.severity} {alarm.state}{who}{cause}{scores} (id {printable(alarm.id)})"
+
+
+def alarm_summary(asset: str, alarm: Alarm) -> dict[str, Any]:
+    """Plain values of an alarm; the names are stable."""
+    return {
+        "id": alarm.id,
+        "asset": asset,
+        "state": alarm.state.value,
+        "severity": alarm.severity.value,
+        "active": alarm.active,
+        "cause": alarm.cause,
+        "score": alarm.score,
+        "threshold": alarm.threshold,
+        "raised": alarm.raised,
+        "at": alarm.at,
+        "by": alarm.by,
+        "until": alarm.until,
+        "branch": alarm.branch,
+        "model": alarm.model,
+        "version": alarm.version,
+        "device": alarm.device,
+        "message": alarm.message,
+    }
+
+
+def service_summary(state: State) -> dict[str, Any]:
+    """Plain values of a service's state; the names are stable."""
+    return {
+        "online": state.online,
+        "at": state.at,
+        "version": state.version,
+        "received": state.received,
+        "processed": state.processed,
+        "queued": state.queued,
+        "dropped": dict(state.dropped),
+        "balanced": balanced(state),
+        "detail": plain(state.detail),
+    }
+
+
+def balanced(state: State) -> bool:
+    """received = processed + queued + dropped, and nothing below zero."""
+    parts = (state.processed, state.queued, *state.dropped.values())
+    return state.received == sum(parts) and min(parts) >= 0
+
+
+def drop_text(state: State, reason: str) -> str:
+    """One line about a reason for which a service drops messages."""
+    example = example_of(state, reason)
+    such = f", such as: {example}" if example else ""
+    return f"drops messages: {printable(reason)} ({state.dropped[reason]}){such}"
+
+
+def example_of(state: State, reason: str) -> str:
+    """The newest message that a service dropped for a reason, as it told it."""
+    examples = state.detail.get("examples")
+    found = examples.get(reason) if isinstance(examples, dict) else None
+    return printable(found[:200]) if isinstance(found, str) else ""
+
+
+def printable(text: str) -> str:
+    """Text from the bus, fit for a terminal: control characters could move its cursor and forge what is shown."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+
+
+def plain(value: Any, depth: int = 4) -> Any:
+    """A value from the bus as JSON can carry it: CBOR knows more types than that."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        return value if -_JSON_INTEGER < value < _JSON_INTEGER else str(value)
+    if depth and isinstance(value, dict):
+        return {str(key): plain(inner, depth - 1) for key, inner in value.items()}
+    if depth and isinstance(value, list | tuple):
+        return [plain(inner, depth - 1) for inner in value]
+    return str(value)[:200]
