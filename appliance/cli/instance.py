@@ -9,10 +9,10 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ from appliance.errors import BusError, ConfigError
 
 if TYPE_CHECKING:
     from appliance.bus.port import Bus
+
+_T = TypeVar("_T")
 
 FILE = "instance.json"
 PATIENCE_S = 2.0  # a broker on this machine answers within milliseconds
@@ -113,6 +115,14 @@ async def session(config: Config) -> "AsyncIterator[Bus]":
         except TimeoutError:
             raise _silent(url) from None
         yield bus
+
+
+def play(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a command's asynchronous part to its end."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 def _silent(url: str) -> BusError:

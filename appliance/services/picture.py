@@ -32,6 +32,7 @@ SECOND = 1_000_000_000  # ns
 RATE_MEMORY_S = 15.0  # long enough that one reading a second shows as 1.0, whenever one looks
 SILENT_S = 900.0  # after which an asset without an alarm makes room
 _SWEEP_S = 10.0
+_LARGEST = 1 << 63
 
 
 class Change(NamedTuple):
@@ -196,6 +197,7 @@ class Picture:
         if len(message.payload) > MAX_BYTES.get(kind, len(message.payload)):
             raise EventError("too-large", f"{message.topic}: {len(message.payload)} bytes")
         event = codec.decode(kind, message.payload, now)
+        _check_integers(event)
         match event:
             case Score():
                 self._score(path, event, now, changes)
@@ -306,6 +308,15 @@ def _asset_summary(asset: Asset, now: int) -> dict[str, Any]:
         "version": score.version if score else None,
         "device": score.device if score else None,
     }
+
+
+def _check_integers(event: Event) -> None:
+    """CBOR's integers have no end; clocks, screens and JSON have."""
+    numbers = [getattr(event, name) for name in event.__struct_fields__]
+    if isinstance(event, State):
+        numbers += event.dropped.values()
+    if any(type(number) is int and not -_LARGEST < number < _LARGEST for number in numbers):
+        raise EventError("shape", "an integer is beyond 64 bits")
 
 
 def _last_values(event: Reading | Block) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """Events in words and in plain values: what people read and what `--json` prints."""
 
+from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 from appliance.events.schema import Alarm, State
@@ -59,6 +61,22 @@ def balanced(state: State) -> bool:
     return state.received == sum(parts) and min(parts) >= 0
 
 
+def summary_text(summary: dict[str, Any], connected: bool = True) -> str:
+    """One line about a picture's summary."""
+    stages = Counter(asset["stage"] or "not judged" for asset in summary["assets"].values())
+    parts = [
+        "" if connected else "no connection to the broker",
+        f"{amount(round(summary['readings_per_s'], 1))} readings/s",
+        f"{amount(round(summary['scores_per_s'], 1))} scores/s",
+        f"assets {len(summary['assets'])}"
+        + (f" ({', '.join(f'{count} {stage}' for stage, count in sorted(stages.items()))})" if stages else ""),
+        f"alarms standing {len(summary['standing'])}",
+        f"dropped {sum(summary['dropped'].values())}",
+        "computed on " + printable("; ".join(summary["devices"])) if summary["devices"] else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 def drop_text(state: State, reason: str) -> str:
     """One line about a reason for which a service drops messages."""
     example = example_of(state, reason)
@@ -89,3 +107,45 @@ def plain(value: Any, depth: int = 4) -> Any:
     if depth and isinstance(value, list | tuple):
         return [plain(inner, depth - 1) for inner in value]
     return str(value)[:200]
+
+
+def clock(at: int) -> str:
+    """A time of day, as the clock on the wall shows it."""
+    return _local(at, "%H:%M:%S")
+
+
+def moment(at: int) -> str:
+    """Date, time of day and the distance to UTC."""
+    return _local(at, "%Y-%m-%dT%H:%M:%S%z")
+
+
+def span(seconds: float) -> str:
+    """How long, in one unit or two: 5 s, 12 min, 3 h 20 min, 4 d."""
+    whole = max(int(seconds), 0)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 6000:
+        return f"{whole // 60} min"
+    if whole < 172_800:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400} d"
+
+
+def amount(value: float) -> str:
+    """Four significant digits at most, without an exponent where one can do without."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if not 1e-3 <= size < 1e7:
+        return f"{value:.2e}"
+    if size >= 1000:
+        return f"{value:.0f}"
+    text = f"{value:.4g}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _local(at: int, form: str) -> str:
+    try:
+        return datetime.fromtimestamp(at / 1e9, UTC).astimezone().strftime(form)
+    except (OverflowError, ValueError, OSError):
+        return "?"  # a time from the bus may be any number
