@@ -8,7 +8,7 @@ is yielded nowhere and counted through `ledger`.
 
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Block, Reading
@@ -32,3 +32,11 @@ class Connector(Protocol):
 
     def __aiter__(self) -> AsyncIterator[list[Arrival]]:
         """Batches of arrivals, in order of time; ends where the source ends."""
+
+
+@runtime_checkable
+class Commandable(Protocol):
+    """What a connector may offer besides: commands of a person, through the ingest service."""
+
+    def command(self, verb: str, args: dict[str, Any]) -> dict[str, Any] | None:
+        """The result; None where the command is not for this connector. ConnectorError refuses it."""
