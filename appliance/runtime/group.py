@@ -47,8 +47,12 @@ async def run(services: Sequence[Service], stop: asyncio.Event, notifier: Notifi
     try:
         async with asyncio.TaskGroup() as group:
             await _run_in(group, services, stop, notifier)
-    except* MillwrightError as errors:
-        raise _first(errors) from None
+    except BaseExceptionGroup as errors:
+        # Not `except*`: before Python 3.11.4 it wraps what is raised in it into a group again.
+        known, others = errors.split(MillwrightError)
+        if known is None or others is not None:
+            raise
+        raise _first(known) from None
 
 
 async def _run_in(
