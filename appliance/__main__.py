@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance import cli, plugins
+from appliance import __version__, cli, plugins
 from appliance.errors import MillwrightError
 
 INTERRUPTED = 130
@@ -50,7 +50,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="Start it with 'millwright run'; see it with 'millwright watch'.",
         parents=[everywhere],
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in _asked(parser, rest):
         importlib.import_module(f"appliance.cli.{name}").register(subparsers)
@@ -61,6 +60,7 @@ def _global_options() -> argparse.ArgumentParser:
     """Options that may stand before or after the command."""
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     options.add_argument("--config", type=Path, metavar="PATH", help="the configuration, a TOML file")
+    options.add_argument("--version", action="version", version=f"millwright {__version__}")
     return options
 
 
@@ -73,19 +73,6 @@ def _asked(parser: argparse.ArgumentParser, rest: Sequence[str]) -> list[str]:
         hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"
         parser.error(f"'{asked}' is not a command; {hint}")
     return [asked] if asked else known
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            print(f"millwright {version('millwright')}")
-        except PackageNotFoundError:
-            print("millwright, from a source tree that is not installed")
-        parser.exit()
 
 
 if __name__ == "__main__":

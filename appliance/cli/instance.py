@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from appliance.errors import BusError, ConfigError
 
 if TYPE_CHECKING:
     from appliance.bus.port import Bus
+    from appliance.services.picture import Picture
 
 _T = TypeVar("_T")
 
@@ -115,6 +117,29 @@ async def session(config: Config) -> "AsyncIterator[Bus]":
         except TimeoutError:
             raise _silent(url) from None
         yield bus
+
+
+async def look(bus: "Bus") -> "Picture":
+    """The picture of all that the broker keeps: standing alarms and the services' states."""
+    from appliance.bus.port import Message
+    from appliance.events import codec, topics
+    from appliance.events.schema import Command, CommandState
+    from appliance.services.picture import RETAINED_FILTERS, Picture
+
+    picture = Picture(time.time_ns())
+    # The broker answers in order: when our own message comes back, everything it keeps has come before.
+    fence = topics.command("cli", "look", secrets.token_hex(6))
+    try:
+        async with asyncio.timeout(PATIENCE_S * 2), bus.subscribe(*RETAINED_FILTERS, fence, qos=1) as batches:
+            bus.publish(fence, codec.encode(Command(time.time_ns(), CommandState.INIT)), qos=1)
+            async for batch in batches:
+                kept: list[Message] = [message for message in batch if message.topic != fence]
+                picture.feed(kept, time.time_ns())
+                if len(kept) < len(batch):
+                    break
+    except TimeoutError:
+        raise BusError("the broker does not hand out what it keeps", "See 'millwright doctor'.") from None
+    return picture
 
 
 def play(work: Coroutine[Any, Any, _T]) -> _T:

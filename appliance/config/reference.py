@@ -16,6 +16,7 @@ def markdown(plugins: Mapping[str, type[msgspec.Struct]]) -> str:
         inner = field.type
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             parts += section(field.encode_name, inner)
+    parts += ["## [connectors]", "", *_described(Config, "connectors"), ""]
     for name, settings in plugins.items():
         parts += section(f"connectors.{name}", settings)
     return "\n".join(parts)
@@ -28,6 +29,14 @@ def section(title: str, settings: type[msgspec.Struct]) -> list[str]:
     return lines
 
 
+def _described(settings: type[msgspec.Struct], name: str) -> list[str]:
+    return [_meaning(field.type) for field in _fields(settings) if field.encode_name == name]
+
+
+def _meaning(kind: inspect.Type) -> str:
+    return str((kind.extra_json_schema or {}).get("description", "")) if isinstance(kind, inspect.Metadata) else ""
+
+
 def _fields(settings: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
     described = inspect.type_info(settings)
     assert isinstance(described, inspect.StructType)
@@ -35,27 +44,33 @@ def _fields(settings: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
 
 
 def _row(field: inspect.Field) -> str:
-    description = ""
-    kind = field.type
-    if isinstance(kind, inspect.Metadata):
-        description = (kind.extra_json_schema or {}).get("description", "")
-        kind = kind.type
-    return f"| `{field.encode_name}` | {_type(kind)} | {_default(field)} | {description} |"
+    kind = field.type.type if isinstance(field.type, inspect.Metadata) else field.type
+    return f"| `{field.encode_name}` | {_type(kind)} | {_default(field)} | {_meaning(field.type)} |"
 
 
 def _type(kind: inspect.Type) -> str:
     match kind:
-        case inspect.IntType(ge=low, le=high) | inspect.FloatType(ge=low, le=high):
-            name = "integer" if isinstance(kind, inspect.IntType) else "number"
-            return f"{name}, {low} to {high}" if low is not None and high is not None else name
+        case inspect.IntType() | inspect.FloatType():
+            return _number(kind)
         case inspect.LiteralType(values=values):
-            return ", ".join(f"`{value}`" for value in values)
+            return ", ".join(f"`{value}`" if value else '`""`' for value in values)
         case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
             return f"list of {_type(item)}"
+        case inspect.UnionType(types=types):
+            return " or ".join(_type(one) for one in types if not isinstance(one, inspect.NoneType))
         case inspect.CustomType():
             return "path"
         case _:
             return {"StrType": "text", "BoolType": "true or false"}.get(type(kind).__name__, "table")
+
+
+def _number(kind: inspect.IntType | inspect.FloatType) -> str:
+    name = "integer" if isinstance(kind, inspect.IntType) else "number"
+    bounds = [f"{kind.ge} to {kind.le}"] if kind.ge is not None and kind.le is not None else []
+    if not bounds:
+        known = ((kind.ge, "at least"), (kind.gt, "above"), (kind.le, "at most"), (kind.lt, "below"))
+        bounds = [f"{word} {bound}" for bound, word in known if bound is not None]
+    return ", ".join([name, " and ".join(bounds)]) if bounds else name
 
 
 def _default(field: inspect.Field) -> str:

@@ -1,8 +1,11 @@
 """Events in words and in plain values: what people read and what `--json` prints."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from appliance.events.schema import Alarm, State
 
@@ -149,3 +152,15 @@ def _local(at: int, form: str) -> str:
         return datetime.fromtimestamp(at / 1e9, UTC).astimezone().strftime(form)
     except (OverflowError, ValueError, OSError):
         return "?"  # a time from the bus may be any number
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned lines; a column that is empty below its heading is left out."""
+    filled = [place for place in range(len(rows[0])) if any(row[place] for row in rows[1:])]
+    widths = {place: max(len(row[place]) for row in rows) for place in filled}
+    return ["  ".join(row[place].ljust(widths[place]) for place in filled).rstrip() for row in rows]
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(value)).decode()

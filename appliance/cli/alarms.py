@@ -1,0 +1,143 @@
+"""`millwright alarms`: what is wrong, and what a person says of it (ISA-18.2: acknowledge, shelve, unshelve)."""
+
+import argparse
+import getpass
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from appliance.cli import instance
+from appliance.errors import MillwrightError
+
+if TYPE_CHECKING:
+    from appliance.config.schema import Config
+    from appliance.events.schema import Command
+
+WAITING = 4  # exit code of `list`: an alarm waits to be acknowledged
+ANSWER_S = 10.0
+
+_CODES = f"""exit codes of 'list':
+  0  no alarm waits to be acknowledged
+  {WAITING}  at least one alarm waits to be acknowledged
+exit codes of all:
+  1  refused, for example because no such alarm stands
+  2  wrong usage
+  3  no Millwright answers
+"""
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "alarms",
+        help="list, acknowledge, shelve alarms",
+        description=__doc__,
+        epilog=_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    listing = verbs.add_parser(
+        "list", help="the standing alarms", epilog=_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    listing.add_argument("--all", action="store_true", help="also those that have ended, from the record")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=run_list)
+    _verb(verbs, "ack", "say that somebody has seen it")
+    shelve = _verb(verbs, "shelve", "be quiet about it for a while")
+    shelve.add_argument("--minutes", type=float, required=True, metavar="N", help="for how long")
+    _verb(verbs, "unshelve", "take it from the shelf")
+
+
+def _verb(verbs: Any, verb: str, summary: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(verb, help=summary, description=f"{summary}.".capitalize())
+    parser.add_argument("alarm", metavar="ID|ASSET", help="the alarm's id, or the asset it stands for")
+    parser.add_argument("--by", metavar="NAME", default="", help="who says it (default: the login name)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run_verb, verb=verb)
+    return parser
+
+
+def run_list(args: argparse.Namespace) -> int:
+    from appliance.events.schema import AlarmState
+    from appliance.services.words import alarm_summary, json_text
+
+    config, _ = instance.configuration(args)
+    standing = instance.play(_standing(config))
+    waiting = [alarm for _, alarm in standing if alarm.state in (AlarmState.UNACKNOWLEDGED, AlarmState.RETURNED)]
+    alarms = [alarm_summary(asset, alarm) for asset, alarm in standing]
+    if args.all:
+        alarms += [one for one in _recorded(config) if one["id"] not in {alarm["id"] for alarm in alarms}]
+    if args.json:
+        print(json_text({"at": time.time_ns(), "waiting": len(waiting), "alarms": alarms}))
+    else:
+        print("\n".join(_table(alarms)) if alarms else "No alarm stands." if not args.all else "No alarm yet.")
+    return WAITING if waiting else 0
+
+
+async def _standing(config: "Config") -> list[Any]:
+    async with instance.session(config) as bus:
+        return (await instance.look(bus)).standing()
+
+
+def _table(alarms: list[dict[str, Any]]) -> list[str]:
+    from appliance.services.words import amount, columns, moment, printable, span
+
+    now = time.time_ns()
+    rows = [("ID", "SEVERITY", "ASSET", "STATE", "SINCE", "FOR", "CAUSE", "SCORE", "LIMIT", "BY")]
+    rows += [
+        (
+            printable(alarm["id"]),
+            alarm["severity"],
+            alarm["asset"],
+            alarm["state"],
+            moment(alarm["raised"]),
+            span(((alarm["at"] if alarm["state"] == "normal" else now) - alarm["raised"]) / 1e9),
+            printable(alarm["cause"]),
+            amount(alarm["score"]),
+            amount(alarm["threshold"]),
+            printable(alarm["by"]),
+        )
+        for alarm in alarms
+    ]
+    return columns(rows)
+
+
+def run_verb(args: argparse.Namespace) -> int:
+    from appliance.events.schema import CommandState
+    from appliance.services.words import json_text, printable
+
+    config, _ = instance.configuration(args)
+    command = instance.play(_ask(config, args))
+    if args.json:
+        failed = {"reason": command.reason} if command.state is CommandState.FAILED else {}
+        print(json_text({"state": command.state.value, **command.result, **failed}))
+        return 1 if failed else 0
+    if command.state is CommandState.FAILED:
+        message, _, remedy = command.reason.partition("\n  -> ")
+        raise MillwrightError(printable(message), printable(remedy))
+    result = {name: printable(str(value)) for name, value in command.result.items()}
+    print(f"{result.get('asset', args.alarm)}: alarm {result.get('alarm', '')} is {result.get('state', 'done')}")
+    return 0
+
+
+async def _ask(config: "Config", args: argparse.Namespace) -> "Command":
+    from appliance.services import commands
+
+    details = {"alarm": args.alarm}
+    if args.verb == "shelve":
+        details["minutes"] = args.minutes
+    async with instance.session(config) as bus:
+        return await commands.ask(bus, "detect", args.verb, details, args.by or login(), ANSWER_S)
+
+
+def login() -> str:
+    """Who sits at the terminal; sudo does not hide them."""
+    if name := os.environ.get("SUDO_USER"):
+        return name
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return f"uid {os.getuid()}"
+
+
+def _recorded(config: "Config") -> list[dict[str, Any]]:
+    raise NotImplementedError
