@@ -65,7 +65,7 @@ def draw(picture: Picture, frame: Frame) -> Group:
 def share_out(picture: Picture, height: int) -> Shares:
     """Divide the lines: alarms first, but three assets at least, then services, then the rest."""
     left = height - 3
-    alarms = _grant(len(picture.alarms), left - 8 if left > 12 else left - 3)
+    alarms = _grant(len(picture.alarms), left - 8 if left > 12 else left - 2)
     left -= alarms + 3 if alarms else 0
     services = _grant(len(picture.services) or 1, left - 7)
     drops = _grant(len(picture.drops()), min(left - 9 - services, 3)) if services else 0
