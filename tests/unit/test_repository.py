@@ -16,7 +16,7 @@ EXTRAS = {"dev", "litert", "trainer"}
 
 # Spelled so that this file does not contain what it looks for.
 REGISTRY = re.compile(r"\b(pypi|pythonhosted|npmjs|crates|docker|quay|ghcr|anaconda)\.(org|com|io|dev)\b")
-INDEX_OPTION = re.compile(r"--(extra-)?index-url[ =]|--find-links[ =]|--trusted-host")
+INDEX_OPTION = re.compile(r"--(extra-)?index-url[ =]|--find-links[ =]|--trusted-host[ =]")
 MACHINE_PATH = re.compile(r"(?<![\w.$}*-])/(home|Users|root|work|mnt)/\w")
 PATH_IN_PAPERS = re.compile(r"`((?:appliance|hardware|ota|image|tools|tests|\.ci)/[\w./-]*)`")
 
