@@ -30,3 +30,19 @@ class Metronome:
             self._due += late_s
         await self._time.wait(max(0.0, -late_s))
         self._due += self._interval_s
+
+
+class Leaping:
+    """The fake: a time in which nothing takes any, and waiting leaps ahead. `waited` has what was waited for, in s."""
+
+    def __init__(self, start: int = 1_700_000_000_000_000_000) -> None:
+        self.start, self.waited = start, list[float]()
+        self.passed_s = 0.0
+
+    def time(self) -> Time:
+        return Time(lambda: self.start + round(self.passed_s * 1e9), lambda: self.passed_s, self.wait)
+
+    async def wait(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        self.passed_s += seconds
+        await asyncio.sleep(0)

@@ -1,0 +1,213 @@
+"""The ingest service: connectors opened, read, opened again; its state; commands; and all of it over a real broker."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.bus.memory import MemoryBroker, MemoryBus
+from appliance.connectors import replay, simulator
+from appliance.connectors._pace import Leaping
+from appliance.connectors.port import Arrival, Connector
+from appliance.errors import ConnectorError
+from appliance.events import codec, topics
+from appliance.events.ledger import Ledger
+from appliance.events.schema import CommandState, Kind, Reading, State
+from appliance.services import commands
+from appliance.services import status as status_module
+from appliance.services.ingest import Ingest
+
+PATIENCE_S = 20
+NOW = 1_700_000_000_000_000_000
+
+
+class Pulse:
+    def __init__(self) -> None:
+        self.is_ready = asyncio.Event()
+
+    def ready(self) -> None:
+        self.is_ready.set()
+
+    def beat(self) -> None:
+        pass
+
+
+class Scripted:
+    """A connector that yields what it is given: readings of an asset, or an error."""
+
+    def __init__(self, *lives: Sequence[Arrival | ConnectorError]) -> None:
+        self.ledger = Ledger()
+        self.lives, self.opened, self.closed = list(lives), 0, 0
+
+    async def __aenter__(self) -> "Scripted":
+        self.opened += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.closed += 1
+
+    async def __aiter__(self) -> AsyncIterator[list[Arrival]]:
+        for step in self.lives.pop(0):
+            if isinstance(step, ConnectorError):
+                raise step
+            self.ledger.received += 1
+            self.ledger.processed += 1
+            yield [step]
+
+
+def reading(value: float, asset: str = "line1/pump") -> Arrival:
+    return Arrival(asset, Reading(NOW, {"temperature": value}))
+
+
+def gone(name: str = "line1") -> ConnectorError:
+    return ConnectorError(f"{name} is gone", "Plug it in.")
+
+
+class Rig:
+    """The service over a bus in memory; what is published and what is waited for, remembered."""
+
+    def __init__(
+        self, *connectors: tuple[str, Connector], wait: Callable[[float], Awaitable[None]] | None = None
+    ) -> None:
+        self.broker, self.leap = MemoryBroker(), Leaping()
+        self.service = Ingest(MemoryBus(self.broker), connectors, lambda: NOW, wait or self.leap.wait)
+        self.seen: list[tuple[str, float]] = []
+
+    def state(self) -> State:
+        state = codec.decode(Kind.STATE, self.broker.retained[topics.state("ingest")].payload, NOW)
+        assert isinstance(state, State)
+        return state
+
+    def connector(self, name: str) -> dict[str, Any]:
+        return dict(self.state().detail["connectors"][name])
+
+    def play(self, scenario: Callable[[MemoryBus], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with MemoryBus(self.broker) as bus, bus.subscribe("mw/v1/reading/#") as batches:
+                pulse = Pulse()
+                listening = asyncio.create_task(self._listen(batches))
+                running = asyncio.create_task(self.service.run(pulse))
+                await pulse.is_ready.wait()
+                async with asyncio.timeout(PATIENCE_S):
+                    await scenario(bus)
+                for task in (running, listening):
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(main())
+
+    async def _listen(self, batches: Any) -> None:
+        async for batch in batches:
+            for message in batch:
+                event = codec.decode_reading(message.payload, NOW)
+                self.seen.append((message.topic, event.values.get("temperature", 0.0)))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event; in memory it is a few turns away
+            await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def states_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_module, "PERIOD_S", 0)
+
+
+def test_readings_arrive_and_the_end_is_told() -> None:
+    rig = Rig(("replay", Scripted([reading(1), reading(2)])), ("replay", Scripted([reading(3, "line2/fan")])))
+    rig.play(lambda _: rig.until(lambda: len(rig.seen) == 3 and rig.state().processed == 3))
+    assert sorted(rig.seen) == [
+        ("mw/v1/reading/line1/pump", 1),
+        ("mw/v1/reading/line1/pump", 2),
+        ("mw/v1/reading/line2/fan", 3),
+    ]
+    state = rig.state()
+    assert (state.online, state.received, state.processed, state.queued) == (False, 3, 3, 0)
+    assert rig.connector("replay")["standing"] == "ended"
+    assert rig.connector("replay-2")["processed"] == 1
+
+
+def test_a_connector_that_fails_is_opened_again_later_and_later() -> None:
+    lives = [[gone()], [gone()], [gone()], [reading(5), gone()], [reading(6)]]
+    ill = Scripted(*lives)
+    rig = Rig(("serial", ill))
+    rig.play(lambda _: rig.until(lambda: rig.connector("serial")["standing"] == "ended"))
+    assert rig.leap.waited == [1, 2, 4, 1], "twice as long each time, from the start after it worked"
+    assert (ill.opened, ill.closed) == (5, 5)
+    assert [value for _, value in rig.seen] == [5, 6]
+
+
+def test_the_wait_has_an_end() -> None:
+    rig = Rig(("serial", Scripted(*[[gone()]] * 9, [])))
+    rig.play(lambda _: rig.until(lambda: rig.connector("serial")["standing"] == "ended"))
+    assert rig.leap.waited == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_failure_is_shown_and_disturbs_no_other() -> None:
+    async def forever(_: float) -> None:
+        await asyncio.Event().wait()
+
+    rig = Rig(("serial", Scripted([gone()])), ("host", Scripted([reading(1), reading(2)])), wait=forever)
+
+    async def scenario(_: MemoryBus) -> None:
+        await rig.until(lambda: len(rig.seen) == 2 and rig.connector("serial")["standing"] == "waiting")
+        shown = rig.connector("serial")
+        assert shown["error"] == "line1 is gone\n  -> Plug it in."
+        assert shown["next_attempt"] == NOW + 1_000_000_000
+
+    rig.play(scenario)
+
+
+def test_an_asset_that_breaks_the_grammar_is_counted() -> None:
+    rig = Rig(("odd", Scripted([reading(1, "No Such Place"), reading(2)])))
+    rig.play(lambda _: rig.until(lambda: rig.connector("odd")["standing"] == "ended"))
+    state = rig.state()
+    assert (state.received, state.processed, state.dropped, state.queued) == (2, 1, {"topic": 1}, 0)
+    assert "No Such Place" in state.detail["examples"]["topic"]
+
+
+def test_broken_rows_are_in_the_books(tmp_path: Path) -> None:
+    (tmp_path / "pump.csv").write_text("time,temperature\n1,20\n2,hot\n3,22\n")
+    settings = replay.Settings(file=str(tmp_path / "pump.csv"))
+    rig = Rig(("replay", replay.create(settings, Leaping().time())))
+    rig.play(lambda _: rig.until(lambda: rig.connector("replay")["standing"] == "ended"))
+    state = rig.state()
+    assert (state.received, state.processed, state.dropped) == (3, 2, {"not-a-number": 1})
+    assert "'hot'" in rig.connector("replay")["examples"]["not-a-number"]
+
+
+def test_a_fault_on_request() -> None:
+    rig = Rig(("simulator", simulator.create(simulator.Settings(), Leaping().time())))
+
+    async def scenario(bus: MemoryBus) -> None:
+        async def ask(**args: Any) -> tuple[CommandState, str, dict[str, Any]]:
+            answer = await commands.ask(bus, "ingest", "inject", args, "anna", PATIENCE_S)
+            return answer.state, answer.reason, answer.result
+
+        state, _, result = await ask(fault="leak", asset="demo/pump")
+        assert (state, result["shows"]) == (CommandState.SUCCESSFUL, ["pressure_bar", "flow_lpm"])
+        for wrong, reason in (
+            ({"fault": "rust", "asset": "demo/pump"}, "bearing-wear"),
+            ({"fault": "leak", "asset": "line1/pump"}, "no connector simulates 'line1/pump'"),
+            ({"fault": "leak"}, "asset"),
+        ):
+            state, told, _ = await ask(**wrong)
+            assert state is CommandState.FAILED
+            assert reason in told
+
+    rig.play(scenario)
+
+
+def test_a_defect_is_not_taken_for_a_failure() -> None:
+    class Defect(Scripted):
+        async def __aiter__(self) -> AsyncIterator[list[Arrival]]:
+            raise ZeroDivisionError
+            yield []
+
+    async def main() -> None:
+        await Ingest(MemoryBus(MemoryBroker()), [("odd", Defect())], lambda: NOW).run(Pulse())
+
+    with pytest.raises(ExceptionGroup) as raised:
+        asyncio.run(main())
+    assert raised.group_contains(ZeroDivisionError)
