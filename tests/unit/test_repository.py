@@ -6,6 +6,7 @@ import subprocess
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -34,7 +35,7 @@ def papers() -> list[Path]:
     return [path for path in tracked() if path.suffix == ".md"]
 
 
-def project() -> dict:
+def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
