@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.cli import instance
-from appliance.errors import ConfigError
+from appliance.errors import BusError, ConfigError
 
 if TYPE_CHECKING:
     from appliance.config.document import Document
@@ -177,25 +177,19 @@ def _socket(config: "Config", document: "Document") -> Iterator[ConfigError]:
 
 
 def _bus_url(config: "Config", document: "Document") -> Iterator[ConfigError]:
-    from urllib.parse import urlsplit
+    from appliance.bus import address
 
     url, here = config.bus.url, ("bus", "url")
-    forms = "Write unix:/path, mqtt://host:port or mqtts://host:port."
     if not url:
         return
     try:
-        parts = urlsplit(url)
-        remote = parts.scheme in ("mqtt", "mqtts") and parts.hostname
-        local = parts.scheme == "unix" and parts.path.startswith("/")
-        _ = parts.port
-    except ValueError as error:
-        yield document.error(here, f"'{url}': {error}", forms)
+        broker = address.parse(url)
+    except BusError as error:
+        yield document.error(here, error.message, error.remedy)
         return
-    if not (remote or local):
-        yield document.error(here, f"'{url}' is not a broker's address", forms)
-    elif parts.scheme == "mqtts" and not config.bus.ca_file:
+    if broker.scheme == "mqtts" and not config.bus.ca_file:
         yield document.error(here, "mqtts needs to know whom to trust", "Name the certificates in bus.ca_file.")
-    elif parts.scheme == "unix" and len(os.fsencode(parts.path)) > SOCKET_PATH:
+    elif broker.scheme == "unix" and len(os.fsencode(broker.host)) > SOCKET_PATH:
         yield document.error(here, f"a socket's path has {SOCKET_PATH} bytes at most", "Use a shorter path.")
 
 

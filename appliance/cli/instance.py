@@ -7,6 +7,7 @@ options to find it, wherever its state and its sockets are.
 import argparse
 import asyncio
 import json
+import logging
 import os
 import secrets
 import time
@@ -104,18 +105,16 @@ async def session(config: Config) -> "AsyncIterator[Bus]":
     """A session of its own with the bus, connected. BusError after two seconds of no answer."""
     from appliance.bus.mqtt import MqttBus
 
-    url = bus_url(config)
-    missing = url.removeprefix("unix:")
-    if url.startswith("unix:") and not Path(missing).exists():
-        raise _silent(url)
-    bus = MqttBus(url, client_id=f"mw-cli-{secrets.token_hex(6)}")
-    connected = asyncio.Event()
-    bus.on_connected(connected.set)
-    async with bus:
+    # A command says in its own words what a person must know; a log line would tear the screen.
+    logging.getLogger("appliance").addHandler(logging.NullHandler())
+    url, tls = bus_url(config), config.bus
+    if url.startswith("unix:") and not Path(url.removeprefix("unix:")).exists():
+        raise BusError(f"no Millwright answers at {url}: there is no such socket", START)
+    async with MqttBus(url, ca_file=tls.ca_file, cert_file=tls.cert_file, key_file=tls.key_file) as bus:
         try:
-            await asyncio.wait_for(connected.wait(), PATIENCE_S)
-        except TimeoutError:
-            raise _silent(url) from None
+            await bus.wait_connected(PATIENCE_S)
+        except BusError as error:
+            raise BusError(f"no Millwright answers: {error.message}", START) from error
         yield bus
 
 
@@ -148,10 +147,6 @@ def play(work: Coroutine[Any, Any, _T]) -> _T:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
-
-
-def _silent(url: str) -> BusError:
-    return BusError(f"no Millwright answers at {url}", START)
 
 
 def _alive(pid: int) -> bool:

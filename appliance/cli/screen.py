@@ -14,7 +14,7 @@ from rich.text import Text
 
 from appliance.events.schema import Alarm, AlarmState, Kind, Severity, Stage, State
 from appliance.services.picture import SECOND, Asset, Picture
-from appliance.services.words import amount, balanced, clock, example_of, printable, span
+from appliance.services.words import STAGES, amount, balanced, clock, example_of, printable, span
 
 FULL_ROWS = 400  # rows that a detector wants to have seen before it may call somebody
 STALE_S = 30.0  # an asset silent for longer is shown as such
@@ -22,12 +22,6 @@ STALE_S = 30.0  # an asset silent for longer is shown as such
 _T = TypeVar("_T")
 _TRY = """mosquitto_pub -t mw/v1/reading/line1/pump -m '{"temperature": 61}'"""
 _BAR_LIMIT = 1.5  # thresholds that a full bar stands for
-_STAGES = {
-    Stage.COLLECTING: "collecting",
-    Stage.LEARNING: "learning",
-    Stage.WARNING: "warns only",
-    Stage.ALARMING: "on guard",
-}
 
 
 class Frame(NamedTuple):
@@ -225,7 +219,7 @@ def _asset_line(item: Asset, sizes: tuple[int, int, int], frame: Frame) -> Text:
 def _values(asset: Asset, size: int) -> Text:
     """The last values, that of the channel that weighs most first."""
     text = Text(" ")
-    cause = asset.score.cause if asset.score and asset.strain >= 0.5 else ""
+    cause = asset.score.cause if asset.score and asset.strain >= 0.75 else ""
     if cause:
         text.append(printable(cause) + " ", _strain_style(asset.strain))
         text.append(amount(asset.values[cause]) + "  " if cause in asset.values else "")
@@ -241,8 +235,8 @@ def stage_text(asset: Asset) -> str:
     if score is None:
         return "not judged"
     if score.stage is Stage.ALARMING:
-        return _STAGES[score.stage]
-    return f"{_STAGES[score.stage]} {min(100 * score.rows // FULL_ROWS, 99)} %"
+        return STAGES[score.stage]
+    return f"{STAGES[score.stage]} {min(100 * score.rows // FULL_ROWS, 99)} %"
 
 
 def _bar(asset: Asset, width: int) -> Text:

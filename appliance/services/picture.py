@@ -14,7 +14,7 @@ from appliance.errors import EventError
 from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Alarm, AlarmState, Block, Event, Kind, Reading, Score, Severity, Stage, State
-from appliance.services.words import alarm_summary, alarm_text, drop_text, service_summary
+from appliance.services.words import alarm_summary, alarm_text, drop_text, service_summary, stage_text
 
 FILTERS = tuple(topics.everything(kind) for kind in (Kind.READING, Kind.BLOCK, Kind.SCORE))  # QoS 0
 RETAINED_FILTERS = tuple(topics.everything(kind) for kind in (Kind.ALARM, Kind.STATE))  # QoS 1
@@ -242,7 +242,7 @@ class Picture:
         asset = self._asset(path, now, changes)
         before, asset.score = asset.stage, score
         if before is not score.stage:
-            changes.append(Change(now, "stage", path, _stage_text(before, score), score))
+            changes.append(Change(now, "stage", path, stage_text(before, score), score))
         latency = now - score.at
         if 0 <= latency < 60 * SECOND:  # a recording that is replayed with its old times says nothing about us
             self._latencies.append(latency)
@@ -323,11 +323,6 @@ def _last_values(event: Reading | Block) -> dict[str, float]:
     if isinstance(event, Block):
         return {name: samples[-1] for name, samples in islice(event.values.items(), MAX_VALUES)}
     return event.values if len(event.values) <= MAX_VALUES else dict(islice(event.values.items(), MAX_VALUES))
-
-
-def _stage_text(before: Stage | None, score: Score) -> str:
-    rows = f" ({score.rows} rows learned)" if score.rows else ""
-    return f"{before} -> {score.stage}{rows}" if before else f"{score.stage}{rows}"
 
 
 def _differs(one: Alarm, other: Alarm) -> bool:

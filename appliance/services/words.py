@@ -7,8 +7,15 @@ from typing import Any
 
 import msgspec
 
-from appliance.events.schema import Alarm, State
+from appliance.events.schema import Alarm, Score, Stage, State
 
+# "alarming" on a screen full of healthy machines would frighten whoever looks at it.
+STAGES = {
+    Stage.COLLECTING: "collecting",
+    Stage.LEARNING: "learning",
+    Stage.WARNING: "warns only",
+    Stage.ALARMING: "on guard",
+}
 _JSON_INTEGER = 1 << 63
 
 
@@ -66,7 +73,7 @@ def balanced(state: State) -> bool:
 
 def summary_text(summary: dict[str, Any], connected: bool = True) -> str:
     """One line about a picture's summary."""
-    stages = Counter(asset["stage"] or "not judged" for asset in summary["assets"].values())
+    stages = Counter(STAGES.get(asset["stage"], "not judged") for asset in summary["assets"].values())
     parts = [
         "" if connected else "no connection to the broker",
         f"{amount(round(summary['readings_per_s'], 1))} readings/s",
@@ -78,6 +85,12 @@ def summary_text(summary: dict[str, Any], connected: bool = True) -> str:
         "computed on " + printable("; ".join(summary["devices"])) if summary["devices"] else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def stage_text(before: Stage | None, score: Score) -> str:
+    """A change of stage."""
+    rows = f" ({score.rows} rows learned)" if score.rows else ""
+    return f"{STAGES[before]} -> {STAGES[score.stage]}{rows}" if before else f"{STAGES[score.stage]}{rows}"
 
 
 def drop_text(state: State, reason: str) -> str:

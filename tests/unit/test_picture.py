@@ -67,7 +67,7 @@ class TestFeeding:
         told = texts(picture.feed([score("fan", 0.1, Stage.LEARNING), score("fan", 0.2, Stage.LEARNING)], NOW))
         assert told == ["asset fan: first heard of", "stage fan: learning (400 rows learned)"]
         assert texts(picture.feed([score("fan", 0.2, Stage.WARNING)], NOW)) == [
-            "stage fan: learning -> warning (400 rows learned)"
+            "stage fan: learning -> warns only (400 rows learned)"
         ]
 
     def test_an_alarm_stands_until_it_ends_and_stays_in_the_report(self) -> None:
