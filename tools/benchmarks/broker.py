@@ -23,6 +23,7 @@ listener {port} 127.0.0.1
 persistence false
 max_queued_messages 10000000
 max_inflight_messages 1000
+set_tcp_nodelay true
 log_dest stderr
 log_type error
 log_type warning
