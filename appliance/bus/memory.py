@@ -6,122 +6,203 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from appliance.bus.port import CAPACITY, MAX_PAYLOAD, Batch, Message
+from appliance.bus.filters import matches
+from appliance.bus.inbox import Inbox
+from appliance.bus.packets import check_payload, encode_topic
+from appliance.bus.port import CAPACITY, MAX_PAYLOAD, MAX_UNACKNOWLEDGED, Batch, Message
+from appliance.errors import BusError
 from appliance.events.ledger import Ledger
 
+_LAST_ID = 65_535
 
-def matches(pattern: str, topic: str) -> bool:
-    """MQTT 3.1.1 section 4.7: `+` is one level, `#` is all that follow."""
-    levels, parts = pattern.split("/"), topic.split("/")
-    for index, level in enumerate(levels):
-        if level == "#":
-            return True
-        if index >= len(parts) or (level != "+" and level != parts[index]):
-            return False
-    return len(levels) == len(parts)
+
+class _Session:
+    """What the broker knows of one client: its filters, and the QoS 1 messages it has not acknowledged."""
+
+    def __init__(self) -> None:
+        self.bus: MemoryBus | None = None
+        self.filters: dict[str, int] = {}  # with their QoS
+        self.unacknowledged: dict[int, Message] = {}
+        self._last_id = 0
+
+    def accept(self, message: Message) -> None:
+        """Hand on, or keep for a client that is away."""
+        levels = [qos for pattern, qos in self.filters.items() if matches(pattern, message.topic)]
+        if not levels:
+            return
+        self.hand(message._replace(qos=min(message.qos, max(levels))))
+
+    def hand(self, message: Message) -> None:
+        packet_id = self._keep(message) if message.qos else 0
+        if self.bus is not None:
+            self.bus.deliver(message, packet_id)
+
+    def acknowledge(self, packet_ids: list[int]) -> None:
+        for packet_id in packet_ids:
+            self.unacknowledged.pop(packet_id, None)
+
+    def _keep(self, message: Message) -> int:
+        while True:
+            self._last_id = self._last_id % _LAST_ID + 1
+            if self._last_id not in self.unacknowledged:
+                self.unacknowledged[self._last_id] = message
+                return self._last_id
 
 
 class MemoryBroker:
-    """What the sessions of one test share: subscriptions and retained messages."""
+    """What the sessions of one test share. `stop` and `start` are a clean restart: nothing is forgotten."""
 
     def __init__(self) -> None:
         self.retained: dict[str, Message] = {}
-        self.sessions: list[MemoryBus] = []
+        self.sessions: dict[str, _Session] = {}
+        self.buses: list[MemoryBus] = []
+        self.is_running = True
 
     def accept(self, message: Message) -> None:
         if message.retain and message.payload:
             self.retained[message.topic] = message
         elif message.retain:
             self.retained.pop(message.topic, None)
-        for session in self.sessions:
-            session.deliver(message._replace(retain=False))
+        for session in list(self.sessions.values()):
+            session.accept(message._replace(retain=False))
 
+    def stop(self) -> None:
+        self.is_running = False
+        for bus in self.buses:
+            bus.disconnect()
 
-class _Subscription:
-    def __init__(self, filters: tuple[str, ...], qos: int, capacity: int, ledger: Ledger) -> None:
-        self.filters, self.qos, self.capacity, self.ledger = filters, qos, capacity, ledger
-        self.pending: Batch = []
-        self.unsettled: Batch = []
-        self.arrived = asyncio.Event()
-
-    def offer(self, message: Message) -> None:
-        if not any(matches(pattern, message.topic) for pattern in self.filters):
-            return
-        self.ledger.received += 1
-        qos = min(message.qos, self.qos)
-        if len(message.payload) > MAX_PAYLOAD:
-            self.ledger.drop("too-large", message.topic)
-        elif qos == 0 and len(self.pending) >= self.capacity:
-            self.ledger.drop("overrun", message.topic)
-        else:
-            self.pending.append(message._replace(qos=qos))
-            self.arrived.set()
-
-    async def batches(self) -> AsyncIterator[Batch]:
-        while True:
-            await self.arrived.wait()
-            self.arrived.clear()
-            batch, self.pending = self.pending, []
-            if batch:
-                yield batch
-                self.ledger.processed += len(batch)
+    def start(self) -> None:
+        self.is_running = True
+        for bus in list(self.buses):
+            bus.connect()
 
 
 class MemoryBus:
-    def __init__(self, broker: MemoryBroker, will: Message | None = None) -> None:
+    """`client_id` names a session that the broker keeps while nobody has it open."""
+
+    def __init__(self, broker: MemoryBroker, will: Message | None = None, client_id: str = "") -> None:
         self.ledger = Ledger()
         self._broker, self._will = broker, will
-        self._subscriptions: list[_Subscription] = []
+        self._is_named, self._client_id = bool(client_id), client_id or f"nameless-{id(self)}"
+        self._session: _Session | None = None
+        self._inbox = Inbox(self.ledger, self._settle, lambda: None)
+        self._waiting: list[Message] = []  # QoS 1 for a broker that is away
         self._callbacks: list[Callable[[], None]] = []
-        self._connected = False
+        self._connected = asyncio.Event()
 
     @property
     def connected(self) -> bool:
-        return self._connected
+        return self._connected.is_set()
 
     async def __aenter__(self) -> Self:
-        self._broker.sessions.append(self)
-        self._connected = True
-        for callback in self._callbacks:
-            callback()
+        self._broker.buses.append(self)
+        if self._broker.is_running:
+            self.connect()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._broker.sessions.remove(self)
-        self._connected = False
-        if kind is not None and self._will is not None:
+        was_connected = self.connected
+        self._broker.buses.remove(self)
+        self.disconnect()
+        if not self._is_named:
+            self._broker.sessions.pop(self._client_id, None)
+        if was_connected and kind is not None and issubclass(kind, Exception) and self._will is not None:
             self._broker.accept(self._will)
 
+    async def wait_connected(self, within_s: float | None = None) -> None:
+        try:
+            async with asyncio.timeout(within_s):
+                await self._connected.wait()
+        except TimeoutError:
+            raise BusError("no connection to the broker in memory: it was stopped", "start it") from None
+
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
-        self._broker.accept(Message(topic, payload, qos, retain))
+        message = Message(topic, payload, qos, retain)
+        encode_topic(topic)
+        check_payload(message)
+        if self.connected:
+            self._broker.accept(message)
+        elif not qos:
+            self.ledger.received += 1
+            self.ledger.drop("offline", topic)
+        elif len(self._waiting) >= MAX_UNACKNOWLEDGED:
+            raise BusError(f"{len(self._waiting)} messages of QoS 1 wait for the broker", "start it")
+        else:
+            self._waiting.append(message)
 
     def publish_many(self, messages: Iterable[Message]) -> None:
-        for message in messages:
-            self._broker.accept(message)
+        for topic, payload, qos, retain in messages:
+            self.publish(topic, payload, qos=qos, retain=retain)
 
     async def drain(self) -> None:
         await asyncio.sleep(0)
+        if self._waiting:
+            await self._connected.wait()
 
     @asynccontextmanager
     async def subscribe(
         self, *filters: str, qos: int = 0, capacity: int = CAPACITY
     ) -> AsyncIterator[AsyncIterator[Batch]]:
-        subscription = _Subscription(filters, qos, capacity, self.ledger)
-        self._subscriptions.append(subscription)
-        for message in self._broker.retained.values():
-            subscription.offer(message)
+        subscription = self._inbox.add(filters, qos, capacity)
+        if self._session is not None:
+            self._stand(filters, qos)
+        is_settled = False
         try:
-            yield subscription.batches()
+            yield subscription
+            is_settled = True
         finally:
-            self._subscriptions.remove(subscription)
+            self._inbox.remove(subscription, 0.0, settled=is_settled)
+            if self._session is not None and not self._is_named:
+                for pattern in filters:
+                    self._session.filters.pop(pattern, None)
 
     def on_connected(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
-        if self._connected:
+        if self.connected:
             callback()
 
-    def deliver(self, message: Message) -> None:
-        for subscription in self._subscriptions:
-            subscription.offer(message)
+    # For the broker
+
+    def connect(self) -> None:
+        self._session = self._broker.sessions.setdefault(self._client_id, _Session())
+        self._session.bus = self
+        for packet_id, message in list(self._session.unacknowledged.items()):
+            self.deliver(message, packet_id)
+        for subscription in self._inbox.subscriptions:
+            self._stand(subscription.filters, subscription.qos)
+        self._connected.set()
+        waiting, self._waiting = self._waiting, []
+        for message in waiting:
+            self._broker.accept(message)
+        for callback in self._callbacks:
+            callback()
+
+    def disconnect(self) -> None:
+        self._connected.clear()
+        self._inbox.void_ids()
+        if self._session is not None:
+            self._session.bus = None
+            self._session = None
+
+    def deliver(self, message: Message, packet_id: int) -> None:
+        if len(message.payload) > MAX_PAYLOAD:
+            self._inbox.too_large([message.topic])
+            self._settle([packet_id])
+        else:
+            ids = [packet_id] if packet_id else []
+            self._inbox.deliver([message], ids, len(message.payload), [message.topic], 0.0)
+
+    def _stand(self, filters: tuple[str, ...], qos: int) -> None:
+        session = self._session
+        assert session is not None
+        for pattern in filters:
+            session.filters[pattern] = qos
+            for message in list(self._broker.retained.values()):
+                if matches(pattern, message.topic):
+                    session.hand(message._replace(qos=min(message.qos, qos)))
+
+    def _settle(self, packet_ids: list[int]) -> None:
+        if self._session is not None:
+            self._session.acknowledge(packet_ids)

@@ -2,12 +2,23 @@
 
 Guarantees that every implementation gives (tests/contract/test_bus.py):
 - `publish` never blocks. QoS 1 is kept, in order, until the broker has acknowledged it, through any number of
-  reconnects; QoS 0 published while there is no connection is dropped and counted in `ledger`.
+  reconnects; QoS 0 published while there is no connection is dropped and counted in `ledger` ("offline"), as is QoS 0
+  that a stalled broker does not take ("stalled"): received and dropped, so that the books balance.
 - A batch counts as dealt with when the next one is asked for: only then are its QoS 1 messages acknowledged. A consumer
-  that dies inside the loop's body is given them again.
+  that dies inside the loop's body is given them again: within the session when it subscribes again, or, in a session
+  with a name (`client_id`), by the broker when a new process opens that session.
+- A session with a name is kept by the broker while nobody has it open: its QoS 1 messages wait.
 - After each (re)connection the will and all subscriptions stand, then the `on_connected` callbacks run.
-- A consumer that is too slow loses QoS 0 messages beyond its capacity, counted in `ledger` under `overrun`; QoS 1
-  never: the broker keeps them.
+- A consumer that is too slow loses QoS 0 messages beyond its capacity, counted in `ledger` under "overrun"; QoS 1
+  never: the broker keeps them. A payload over MAX_PAYLOAD is counted under "too-large".
+- Messages of one publisher and one QoS arrive in the order they were published.
+- Leaving `async with bus` as planned (also when cancelled) sends what is left, shortly, and no will. Leaving it by an
+  error is an abrupt loss: the broker publishes the will.
+
+What nobody can promise:
+- QoS 1 is at least once: after a reconnection a message may come a second time.
+- A broker that is killed forgets what it acknowledged since its last save (`broker.save_interval_s`), unless it had
+  handed it on. Whatever must stand is asserted again in an `on_connected` callback.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -22,17 +33,19 @@ class Message(NamedTuple):
     topic: str
     payload: bytes
     qos: int = 0
-    retain: bool = False
+    retain: bool = False  # received: it was kept by the broker before the subscription was made
 
 
 Batch = list[Message]
 
 CAPACITY = 100_000  # messages a subscription holds for its consumer
+CAPACITY_BYTES = 64 << 20  # and bytes
 MAX_PAYLOAD = 1 << 20  # bytes; a larger message is discarded while it arrives, counted under "too-large"
+MAX_UNACKNOWLEDGED = 100_000  # QoS 1 messages a session keeps for a broker that is away
 
 
 class Bus(Protocol):
-    """One session with the broker, entered with `async with`."""
+    """One session with the broker, entered with `async with`; entering does not wait for the broker."""
 
     ledger: Ledger
 
@@ -45,10 +58,18 @@ class Bus(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
-        """Hand a message over. BusError when more QoS 1 messages wait than the session holds."""
+    async def wait_connected(self, within_s: float | None = None) -> None:
+        """Until the broker is there and all subscriptions stand. BusError, with the cause, after `within_s` seconds."""
 
-    def publish_many(self, messages: Iterable[Message]) -> None: ...
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+        """Hand a message over. An empty payload with `retain` clears what the broker keeps of the topic.
+
+        BusError when more QoS 1 messages wait than the session holds, for a topic with wildcards, for a payload over
+        MAX_PAYLOAD.
+        """
+
+    def publish_many(self, messages: Iterable[Message]) -> None:
+        """As `publish` for each of them, but joined: a tenth of the price."""
 
     async def drain(self) -> None:
         """Wait until everything published has left, QoS 1 acknowledged."""
@@ -56,7 +77,11 @@ class Bus(Protocol):
     def subscribe(
         self, *filters: str, qos: int = 0, capacity: int = CAPACITY
     ) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
-        """`async with bus.subscribe("mw/v1/reading/#") as batches: async for batch in batches: ...`"""
+        """`async with bus.subscribe("mw/v1/reading/#") as batches: async for batch in batches: ...`
+
+        Entered while connected, the subscription stands with the broker. BusError where filters of one session overlap,
+        or where the broker refuses.
+        """
 
     def on_connected(self, callback: Callable[[], None]) -> None:
-        """Call back after each (re)connection: the moment to assert retained state again."""
+        """Call back after each (re)connection: the moment to assert retained state again. At once if connected."""

@@ -1,0 +1,264 @@
+"""MQTT 3.1.1 on the wire, the part that is hot: PUBLISH and PUBACK in both directions. Pure: bytes in, messages out.
+
+Everything else (CONNACK, SUBACK, PINGRESP, QoS 2) is split off as raw packets for the session's owner.
+"""
+
+import sys
+from array import array
+from collections.abc import Sequence
+
+from appliance.bus.port import MAX_PAYLOAD, Message
+from appliance.errors import BusError
+
+PUBLISH, PUBACK = 0x30, 0x40
+RETAIN, QOS_1, QOS_2, DUP = 0x01, 0x02, 0x04, 0x08
+MAX_TOPIC = 65_535  # bytes, by the protocol
+MAX_CONTROL = 65_536  # bytes of a packet that is no PUBLISH: a SUBACK is one byte a filter
+MAX_CACHED_TOPICS = 16_384
+LONG = 16_384  # bytes from which on a packet's length takes three bytes
+
+_MORE = 0x80  # in a byte of the length: another one follows
+
+
+class ProtocolError(Exception):
+    """The bytes are no MQTT: the connection is beyond repair."""
+
+
+class Splitter:
+    """Cuts a byte stream into messages. `feed` adds to the public lists, their reader empties them with `clear`."""
+
+    def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
+        self._max_payload = max(max_payload, LONG)
+        self.topics: dict[bytes, str] = {}
+        self.clear()
+        self.restart()
+
+    def clear(self) -> None:
+        self.messages: list[Message] = []
+        self.ids: list[int] = []  # packet ids of the QoS 1 messages, in the order of `messages`
+        self.acknowledged: list[int] = []  # packet ids of our own
+        self.too_large: list[tuple[str, int]] = []  # topic and packet id (0 for QoS 0) of what was discarded
+        self.others: list[tuple[int, bytes]] = []  # first byte and body of every other packet
+        self.fresh: list[str] = []  # topics that were not in `topics` before
+
+    def restart(self) -> None:
+        """A new connection: what the last one began will not be finished."""
+        self._parts: list[bytes] = []  # of an incomplete packet
+        self._missing = 0  # bytes it lacks; 0 or less while not even its length is known
+        self._discarding = 0  # bytes still to come of a message that is too large
+        self._discarded = ("", 0)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they come, cut anywhere. ProtocolError when they are no MQTT."""
+        if self._discarding:
+            data = self._discard(data)
+        if self._parts:
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = b"".join(self._parts)
+            self._parts.clear()
+        if data:
+            self._split(data)
+
+    def _split(self, data: bytes) -> None:  # noqa: C901 - the hot loop: a call a message would cost a third more
+        new, append, topics = tuple.__new__, self.messages.append, self.topics
+        position, end, stop = 0, len(data), 0
+        try:
+            while True:
+                first, size = data[position], data[position + 1]
+                if size < _MORE:
+                    start = position + 2
+                elif (high := data[position + 2]) < _MORE:
+                    size += (high - 1) << 7
+                    start = position + 3
+                else:
+                    start, size = _long_size(data, position)
+                    if size > self._max_payload and self._is_too_large(first, data, start, size):
+                        position = self._begin_discard(first, data, start, size)
+                        continue
+                stop = start + size
+                if stop > end:
+                    break
+                if first == PUBLISH:
+                    body = start + 2 + (data[start] << 8) + data[start + 1]
+                    if body > stop:
+                        raise ProtocolError("a topic is longer than its packet")
+                    try:
+                        topic = topics[data[start + 2 : body]]
+                    except KeyError:
+                        topic = self._learn(data[start + 2 : body])
+                    append(new(Message, (topic, data[body:stop], 0, False)))
+                else:
+                    self._take(first, data[start:stop])
+                position = stop
+        except IndexError:
+            stop = position  # the packet's length, or the topic's of a large one, is not here yet
+        if position < end:
+            self._parts.append(data[position:])
+            self._missing = stop - end
+
+    def _take(self, first: int, body: bytes) -> None:
+        """One whole packet that is no plain QoS 0 message."""
+        kind = first & 0xF0
+        if kind == PUBACK:
+            if len(body) != 2:
+                raise ProtocolError("an acknowledgement is not two bytes long")
+            self.acknowledged.append(body[0] << 8 | body[1])
+        elif kind == PUBLISH and not first & QOS_2:
+            self._take_message(first, body)
+        elif len(body) > MAX_CONTROL and kind != PUBLISH:
+            raise ProtocolError(f"a control packet of {len(body)} bytes")
+        else:
+            self.others.append((first, body))
+
+    def _take_message(self, first: int, body: bytes) -> None:
+        topic, packet_id, payload = _fields(first, body)
+        text = self.topics.get(topic) or self._learn(topic)
+        if packet_id:
+            self.ids.append(packet_id)
+        self.messages.append(Message(text, payload, 1 if packet_id else 0, bool(first & RETAIN)))
+
+    def _learn(self, topic: bytes) -> str:
+        """The topic as text, remembered. What is no UTF-8 stays visible and will be refused by the grammar."""
+        if not topic:
+            raise ProtocolError("a message without a topic")
+        if len(self.topics) >= MAX_CACHED_TOPICS:
+            self.topics.clear()
+        text = self.topics[topic] = topic.decode("utf-8", "backslashreplace")
+        self.fresh.append(text)
+        return text
+
+    def _is_too_large(self, first: int, data: bytes, start: int, size: int) -> bool:
+        """IndexError while the topic's length is not here yet."""
+        if first & 0xF0 != PUBLISH:
+            raise ProtocolError(f"a control packet of {size} bytes")
+        head = 2 + (data[start] << 8 | data[start + 1]) + (2 if first & (QOS_1 | QOS_2) else 0)
+        return size - head > self._max_payload
+
+    def _begin_discard(self, first: int, data: bytes, start: int, size: int) -> int:
+        """The position behind what is here of the message. IndexError while its head is not all here."""
+        body = start + 2 + (data[start] << 8 | data[start + 1])
+        packet_id = data[body] << 8 | data[body + 1] if first & QOS_1 else data[body - 1] & 0
+        topic = data[start + 2 : body]
+        self._discarded = (topic.decode("utf-8", "backslashreplace"), packet_id)
+        self._discarding = max(0, start + size - len(data))
+        if not self._discarding:
+            self.too_large.append(self._discarded)
+        return min(start + size, len(data))
+
+    def _discard(self, data: bytes) -> bytes:
+        rest = data[self._discarding :]
+        self._discarding = max(0, self._discarding - len(data))
+        if not self._discarding:
+            self.too_large.append(self._discarded)
+        return rest
+
+
+def _long_size(data: bytes, position: int) -> tuple[int, int]:
+    """Start of the body and its length, where the length takes three or four bytes."""
+    size = data[position + 1] & 0x7F | (data[position + 2] & 0x7F) << 7
+    third = data[position + 3]
+    size |= (third & 0x7F) << 14
+    if third < _MORE:
+        return position + 4, size
+    fourth = data[position + 4]
+    if fourth >= _MORE:
+        raise ProtocolError("a length of more than four bytes")
+    return position + 5, size | fourth << 21
+
+
+def _fields(first: int, body: bytes) -> tuple[bytes, int, bytes]:
+    """Topic, packet id (0 for QoS 0) and payload of a PUBLISH."""
+    head = 4 if first & QOS_1 else 2
+    if len(body) < head or len(body) < (stop := head + (body[0] << 8 | body[1])):
+        raise ProtocolError("a topic is longer than its packet")
+    topic = body[2 : stop - head + 2]
+    if head == 2:
+        return topic, 0, body[stop:]
+    packet_id = body[stop - 2] << 8 | body[stop - 1]
+    if not packet_id:
+        raise ProtocolError("packet id 0")
+    return topic, packet_id, body[stop:]
+
+
+class Joiner:
+    """Builds packets; remembers the topics it has checked and encoded."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, bytes] = {}
+        self._heads: dict[int, bytes] = {}
+
+    def join(self, messages: Sequence[Message]) -> bytes:
+        """QoS 0 messages as one run of bytes. BusError for a topic or payload that no broker takes."""
+        parts: list[bytes] = []
+        extend, names, heads = parts.extend, self._names, self._heads
+        for message in messages:
+            topic, payload, _, retain = message
+            name = names.get(topic) or self._encode(topic)
+            size = len(name) + len(payload)
+            head = heads.get(-size if retain else size) or self._head(message, size)
+            extend((head, name, payload))
+        return b"".join(parts)
+
+    def packet(self, message: Message, packet_id: int, *, again: bool) -> bytes:
+        """One QoS 1 message."""
+        name = self._names.get(message.topic) or self._encode(message.topic)
+        first = PUBLISH | QOS_1 | (RETAIN if message.retain else 0) | (DUP if again else 0)
+        head = _length_head(first, len(name) + 2 + len(message.payload))
+        return b"".join((head, name, packet_id.to_bytes(2, "big"), message.payload))
+
+    def check(self, message: Message) -> None:
+        """BusError for a message that no broker or no consumer would take."""
+        if message.topic not in self._names:
+            self._encode(message.topic)
+        check_payload(message)
+
+    def _encode(self, topic: str) -> bytes:
+        encoded = encode_topic(topic)
+        if len(self._names) >= MAX_CACHED_TOPICS:
+            self._names.clear()
+        name = self._names[topic] = len(encoded).to_bytes(2, "big") + encoded
+        return name
+
+    def _head(self, message: Message, size: int) -> bytes:
+        check_payload(message)
+        head = _length_head(PUBLISH | message.retain, size)
+        if size < LONG:
+            self._heads[-size if message.retain else size] = head
+        return head
+
+
+def encode_topic(topic: str) -> bytes:
+    """BusError for a topic that a message cannot have."""
+    encoded = topic.encode("utf-8", "replace")
+    if not 0 < len(encoded) <= MAX_TOPIC or any(letter in topic for letter in "+#\0"):
+        raise BusError(f"'{topic[:80]}' is no topic to publish to", "1 to 65535 bytes without + # and NUL")
+    return encoded
+
+
+def check_payload(message: Message) -> None:
+    if len(message.payload) > MAX_PAYLOAD:
+        raise BusError(
+            f"a message of {len(message.payload)} bytes for '{message.topic[:80]}' is larger than consumers accept",
+            f"send it in pieces of at most {MAX_PAYLOAD} bytes",
+        )
+
+
+def acknowledgements(ids: Sequence[int]) -> bytes:
+    """PUBACKs for these packet ids, joined."""
+    words = array("I", [PUBACK << 24 | 2 << 16 | packet_id for packet_id in ids])
+    if sys.byteorder == "little":
+        words.byteswap()
+    return words.tobytes()
+
+
+def _length_head(first: int, size: int) -> bytes:
+    """The first byte and the length, 7 bits a byte."""
+    head = bytearray((first,))
+    while size >= _MORE:
+        head.append(size & 0x7F | _MORE)
+        size >>= 7
+    head.append(size)
+    return bytes(head)
