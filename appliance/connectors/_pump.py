@@ -28,17 +28,17 @@ SHOWS: dict[str, tuple[str, ...]] = {
 SENSORS: dict[str, tuple[float, float]] = {
     "speed_rpm": (1.5, 1.0),
     "flow_lpm": (1.2, 0.1),
-    "pressure_bar": (0.012, 0.01),
+    "pressure_bar": (0.008, 0.01),
     "current_a": (0.015, 0.01),
     "voltage_v": (0.6, 0.1),
     "bearing_temperature_c": (0.05, 0.1),
     "motor_temperature_c": (0.05, 0.1),
-    "vibration_mm_s": (0.03, 0.01),
+    "vibration_mm_s": (0.02, 0.01),
 }
 
-DEMAND_S = (360.0, 220.0)  # the two periods of the consumers
-ROOM_S = 300.0
-MAINS_S = 270.0
+DEMAND_S = (300.0, 240.0)  # the two periods of the consumers
+ROOM_S = 400.0
+MAINS_S = 200.0
 WARM_UP_S = 7200.0
 
 _BAR_PER_M = 0.0981  # water

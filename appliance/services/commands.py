@@ -13,6 +13,7 @@ its acknowledgement to the broker may be handed the INIT again.
 """
 
 import asyncio
+import contextlib
 import inspect
 import secrets
 import time
@@ -32,6 +33,7 @@ Handler = Callable[[Command], Awaitable[dict[str, Any]] | dict[str, Any]]
 
 MAX_OPEN = 100  # commands performed at once; more are failed
 REMEMBERED = 1000  # commands whose repetition is recognised
+LAST_WORDS_S = 1.0  # for the broker to take the asker's clearing
 
 _ENDS = (CommandState.SUCCESSFUL, CommandState.FAILED)
 _A = TypeVar("_A", bound=msgspec.Struct)
@@ -76,7 +78,7 @@ async def ask(
         except TimeoutError:
             raise _silence(bus, service, verb, last.state, timeout_s) from None
         finally:
-            bus.publish(topic, b"", qos=1, retain=True)
+            await _clear(bus, topic)
     raise BusError(f"the bus ended before {service} answered '{verb}'", "Try again.")
 
 
@@ -180,6 +182,14 @@ def _newest(batch: list[Message], now: int, last: Command) -> Command:
             assert isinstance(command, Command)
             last = command
     return last
+
+
+async def _clear(bus: Bus, topic: str) -> None:
+    bus.publish(topic, b"", qos=1, retain=True)
+    if bus.connected:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await bus.drain()
 
 
 def _silence(bus: Bus, service: str, verb: str, state: CommandState, timeout_s: float) -> BusError:

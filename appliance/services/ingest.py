@@ -96,8 +96,10 @@ class Ingest:
         self._ledger, self._refused, self._commands = Ledger(), Ledger(), Ledger()
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._topics: dict[tuple[Kind, str], str] = {}
+        self._connected = asyncio.Event()
 
     async def run(self, pulse: Pulse) -> None:
+        self._bus.on_connected(self._connected.set)
         async with self._bus:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -134,9 +136,16 @@ class Ingest:
                 messages.append(Message(self._topic(asset, event), codec.encode(event)))
             except EventError as error:
                 self._refused.refuse(error)
+        await self._online()
         self._bus.publish_many(messages)
         # Publishing never waits: without this, a recording at full speed would pile up in memory.
         await self._bus.drain()
+
+    async def _online(self) -> None:
+        """A broker is there: what is published without one is lost."""
+        while not self._bus.connected:
+            self._connected.clear()
+            await self._connected.wait()
 
     def _topic(self, asset: str, event: object) -> str:
         key = (Kind.BLOCK if isinstance(event, Block) else Kind.READING, asset)
@@ -166,8 +175,9 @@ class Ingest:
         # Status asks for the detail before it reads the books.
         self._balance()
         detail: dict[str, Any] = {"connectors": {source.name: source.describe() for source in self._sources}}
-        if self._commands.dropped:
-            detail["commands_dropped"] = dict(self._commands.dropped)
+        for name, ledger in (("commands", self._commands), ("bus", self._bus.ledger)):
+            if ledger.dropped:
+                detail[f"{name}_dropped"] = dict(ledger.dropped)
         return detail
 
     def _balance(self) -> None:

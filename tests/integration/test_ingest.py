@@ -1,13 +1,20 @@
 """The ingest service: connectors opened, read, opened again; its state; commands; and all of it over a real broker."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import getpass
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.bus.memory import MemoryBroker, MemoryBus
+from appliance.bus.mqtt import MqttBus
+from appliance.bus.port import Message
 from appliance.connectors import replay, simulator
 from appliance.connectors._pace import Leaping
 from appliance.connectors.port import Arrival, Connector
@@ -57,12 +64,36 @@ class Scripted:
             yield [step]
 
 
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 def reading(value: float, asset: str = "line1/pump") -> Arrival:
     return Arrival(asset, Reading(NOW, {"temperature": value}))
 
 
 def gone(name: str = "line1") -> ConnectorError:
     return ConnectorError(f"{name} is gone", "Plug it in.")
+
+
+class LateBus(MemoryBus):
+    """A session that may still wait for its broker."""
+
+    is_late = False
+
+    @property
+    def connected(self) -> bool:
+        return super().connected and not self.is_late
+
+    def publish_many(self, messages: Iterable[Message]) -> None:
+        if self.connected:
+            super().publish_many(messages)
+
+    def arrive(self) -> None:
+        self.is_late = False
+        for callback in self._callbacks:
+            callback()
 
 
 class Rig:
@@ -72,7 +103,8 @@ class Rig:
         self, *connectors: tuple[str, Connector], wait: Callable[[float], Awaitable[None]] | None = None
     ) -> None:
         self.broker, self.leap = MemoryBroker(), Leaping()
-        self.service = Ingest(MemoryBus(self.broker), connectors, lambda: NOW, wait or self.leap.wait)
+        self.bus = LateBus(self.broker)
+        self.service = Ingest(self.bus, connectors, lambda: NOW, wait or self.leap.wait)
         self.seen: list[tuple[str, float]] = []
 
     def state(self) -> State:
@@ -159,6 +191,21 @@ def test_a_failure_is_shown_and_disturbs_no_other() -> None:
     rig.play(scenario)
 
 
+def test_while_the_broker_is_away_connectors_pause() -> None:
+    connector = Scripted([reading(1), reading(2), reading(3)])
+    rig = Rig(("host", connector))
+    rig.bus.is_late = True
+
+    async def scenario(_: MemoryBus) -> None:
+        await turns(50)
+        assert connector.ledger.received == 1
+        rig.bus.arrive()
+        await rig.until(lambda: len(rig.seen) == 3)
+
+    rig.play(scenario)
+    assert [value for _, value in rig.seen] == [1, 2, 3]
+
+
 def test_an_asset_that_breaks_the_grammar_is_counted() -> None:
     rig = Rig(("odd", Scripted([reading(1, "No Such Place"), reading(2)])))
     rig.play(lambda _: rig.until(lambda: rig.connector("odd")["standing"] == "ended"))
@@ -211,3 +258,95 @@ def test_a_defect_is_not_taken_for_a_failure() -> None:
     with pytest.raises(ExceptionGroup) as raised:
         asyncio.run(main())
     assert raised.group_contains(ZeroDivisionError)
+
+
+@pytest.fixture
+def broker() -> Iterator[str]:
+    """The address of a mosquitto of this test's own."""
+    program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+    if not Path(program).exists():
+        pytest.skip("mosquitto is not installed")
+    # A socket's path may have 107 characters; pytest's folders are longer.
+    with tempfile.TemporaryDirectory(prefix="mw-") as folder:
+        socket, settings = Path(folder, "s"), Path(folder, "mosquitto.conf")
+        settings.write_text(f"listener 0 {socket}\nallow_anonymous true\nuser {getpass.getuser()}\nlog_type error\n")
+        process = subprocess.Popen([program, "-c", str(settings)])
+        yield f"unix:{socket}"
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+async def first(batches: AsyncIterator[list[Message]], wanted: Callable[[Message], bool]) -> Message:
+    async for batch in batches:
+        for message in batch:
+            if wanted(message):
+                return message
+    raise AssertionError("the bus ended")
+
+
+async def kept(bus: MqttBus) -> set[str]:
+    """The topics of what the broker retains: it sends that before anything newer."""
+    found = set()
+
+    def is_newer(message: Message) -> bool:
+        if message.retain:
+            found.add(message.topic)
+        return message.payload == b"newer"
+
+    async with bus.subscribe("mw/v1/#", qos=1) as batches:
+        bus.publish("mw/v1/audit/test", b"newer", qos=1)
+        await first(batches, is_newer)
+    return found
+
+
+def test_a_recording_over_a_real_broker(broker: str, tmp_path: Path) -> None:
+    rows = 3000
+    (tmp_path / "pump.csv").write_text("time,a,b\n" + "".join(f"{row},{row},{row / 2}\n" for row in range(rows)))
+    connector = replay.create(replay.Settings(file=str(tmp_path / "pump.csv"), speed=0))
+
+    async def main() -> tuple[list[float], State]:
+        async with asyncio.timeout(PATIENCE_S), MqttBus(broker) as listener:
+            await listener.wait_connected()
+            async with (
+                listener.subscribe("mw/v1/reading/#") as batches,
+                listener.subscribe("mw/v1/state/#", qos=1) as states,
+            ):
+                running = asyncio.create_task(
+                    Ingest(MqttBus(broker), [("replay", connector)], time.time_ns).run(Pulse())
+                )
+                seen: list[float] = []
+                async for batch in batches:
+                    seen += [codec.decode_reading(message.payload, time.time_ns()).values["a"] for message in batch]
+                    if len(seen) >= rows:
+                        break
+                ended = await first(states, lambda message: b"ended" in message.payload)
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+        state = codec.decode(Kind.STATE, ended.payload, time.time_ns())
+        assert isinstance(state, State)
+        return seen, state
+
+    seen, state = asyncio.run(main())
+    assert seen == list(range(rows))
+    assert (state.received, state.processed, state.queued, state.dropped) == (rows, rows, 0, {})
+
+
+def test_a_command_over_a_real_broker(broker: str) -> None:
+    """Asked before the service is there, it is performed when it comes; nothing of it stays in the broker."""
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE_S), MqttBus(broker) as bus:
+            await bus.wait_connected()
+            args = {"fault": "leak", "asset": "demo/pump"}
+            asking = asyncio.create_task(commands.ask(bus, "ingest", "inject", args, "anna", PATIENCE_S))
+            async with MqttBus(broker) as early, early.subscribe(topics.commands_of("ingest"), qos=1) as batches:
+                await first(batches, lambda message: bool(message.payload))
+            connectors = [("simulator", simulator.create(simulator.Settings()))]
+            session = MqttBus(broker, client_id="mw-ingest")
+            running = asyncio.create_task(Ingest(session, connectors, time.time_ns).run(Pulse()))
+            assert (await asking).state is CommandState.SUCCESSFUL
+            assert await kept(bus) == {topics.state("ingest")}
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
