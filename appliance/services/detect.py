@@ -98,13 +98,14 @@ class Detect:
                     await asyncio.sleep(0)
 
     def _take(self, batch: Batch, now: int) -> None:
+        """`now` in UTC ns stands in for the times of readings that carry none, a nanosecond apart: equal times would
+        make a duplicate of a value that stands still."""
         ledger, assets, push, decode = self._ledger, self._assets, self._detector.push, codec.decode_reading
         ledger.received += len(batch)
         taken = 0
-        for message in batch:
+        for arrival, message in enumerate(batch, now):
             try:
-                asset = assets.get(message.topic) or self._parse(message.topic)
-                push(asset, decode(message.payload, now))
+                push(assets.get(message.topic) or self._parse(message.topic), decode(message.payload, arrival))
                 taken += 1
             except EventError as error:
                 ledger.refuse(error)
