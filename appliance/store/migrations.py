@@ -1,0 +1,122 @@
+"""The schemas, as numbered migrations: `PRAGMA user_version` says how many of them a file has seen.
+
+Never change one that was released: add another. Each runs in one transaction together with its number.
+
+sqlite-utils brings numpy (and pandas, where it is installed) into the process, 25 to 60 MB for a few statements that
+are needed once in the life of a file: so a service lets `python -m appliance.store.migrations SCHEMA PATH` do it.
+"""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.errors import DamagedError, StoreError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+Migration = Callable[["Database"], None]
+
+_DAMAGED = 11  # exit code of the child that found the file damaged
+_TIMEOUT_S = 300
+
+
+def history_tables(db: "Database") -> None:
+    """Frames are what commits brought, as it came; chunks are made of them. `id` rises in order of arrival in both."""
+    db.table("asset").create({"id": int, "path": str}, pk="id", not_null={"path"})
+    db.table("asset").create_index(["path"], unique=True)
+    db.table("layout").create({"id": int, "points": str}, pk="id", not_null={"points"})
+    db.table("layout").create_index(["points"], unique=True)
+    db.table("frame").create({"id": int, "first": int, "last": int, "rows": int, "data": bytes}, pk="id")
+    span = {"id": int, "asset": int, "first": int, "last": int}
+    db.table("chunk").create({**span, "rows": int, "level": int, "points": str, "data": bytes}, pk="id")
+    db.table("chunk").create_index(["asset", "first", "last"])
+    db.table("chunk").create_index(["last"])
+    db.execute("CREATE INDEX chunk_small ON chunk (level, asset) WHERE level < 9")  # those that will be merged
+    db.table("block").create({**span, "size": int, "rate": float, "points": str, "data": bytes}, pk="id")
+    db.table("block").create_index(["asset", "first", "last"])
+    db.table("block").create_index(["last", "size"])
+
+
+def alarm_tables(db: "Database") -> None:
+    """A row for every state of every alarm, in order of arrival. What tells one state from another is unique."""
+    text = ("asset", "id", "state", "severity", "cause", "condition", "branch", "model", "version", "device", "by")
+    whole = ("at", "raised", "active", "until")
+    columns = {"seq": int, **dict.fromkeys(text, str), **dict.fromkeys(whole, int), "message": str}
+    db.table("change").create({**columns, "score": float, "threshold": float}, pk="seq", not_null=set(columns))
+    identity = ["asset", "id", "at", "state", "severity", "active", "by", "until"]
+    db.table("change").create_index(identity, unique=True)
+    db.table("change").create_index(["at"])
+
+
+SCHEMAS: dict[str, tuple[Migration, ...]] = {"history": (history_tables,), "alarms": (alarm_tables,)}
+
+
+def latest(schema: str) -> int:
+    return len(SCHEMAS[schema])
+
+
+def migrate(path: Path, schema: str) -> None:
+    """Bring a file (or none) to the newest version. DamagedError, StoreError."""
+    if "sqlite_utils" in sys.modules:  # the price is paid
+        apply(path, SCHEMAS[schema])
+        return
+    command = [sys.executable, "-m", "appliance.store.migrations", schema, str(path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    try:
+        done = subprocess.run(
+            command, env=environment, stderr=subprocess.PIPE, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise StoreError(f"{path}: its tables cannot be made: {error}", "Try again.") from error
+    if done.returncode == _DAMAGED:
+        raise DamagedError(f"{path} is damaged: {done.stderr.strip()}")
+    if done.returncode:
+        raise StoreError(f"{path}: its tables cannot be made: {done.stderr.strip()}", "Make room on its disk.")
+
+
+def apply(path: Path, migrations: tuple[Migration, ...]) -> None:
+    """Run those that the file has not seen yet, in this process."""
+    from appliance.store.database import translated
+
+    with translated(path):
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            _apply(connection, migrations)
+        finally:
+            connection.close()
+
+
+def _apply(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -> None:
+    from sqlite_utils import Database
+
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded by an empty file only
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    connection.execute("PRAGMA synchronous = FULL")
+    db = Database(connection)
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    for number, migration in enumerate(migrations[version:], version + 1):
+        with db.atomic():
+            migration(db)
+            connection.execute(f"PRAGMA user_version = {number}")
+
+
+def main(arguments: list[str]) -> int:
+    schema, path = arguments
+    try:
+        apply(Path(path), SCHEMAS[schema])
+    except DamagedError as error:
+        print(error.message, file=sys.stderr)
+        return _DAMAGED
+    except StoreError as error:
+        print(error.message, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
