@@ -1,6 +1,7 @@
 """A backend compiles a model for a device; a model maps a batch to a batch.
 
-One file a backend under `backends/`; the file's name is its name in the configuration.
+One file a backend under `backends/`; the file's name is its name in the configuration. It has one `Settings` struct,
+whose defaults run, and one `create(settings) -> Backend`.
 """
 
 from pathlib import Path
@@ -18,7 +19,10 @@ class Model(Protocol):
     device: str
 
     def infer(self, batch: Tensor) -> Tensor:
-        """[n, ...] -> [n, ...], any n. DeviceError when the device fails."""
+        """[n, ...] -> [n, ...], any n; the answer is the caller's own. DeviceError when the device fails.
+
+        Safe from several threads, which wait for each other; the wait inside the runtime releases the interpreter.
+        """
 
 
 class Backend(Protocol):

@@ -4,7 +4,7 @@ The layers are `width -> hidden... -> bottleneck -> ...hidden -> width`, with a 
 and the last one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,14 +95,19 @@ class Adam:
         return direction
 
 
-def train(rng: np.random.Generator, sizes: Sequence[int], rows: Array, steps: int, batch: int) -> list[Layer]:
-    """`steps` steps over shuffled `rows` [n, width]; the rate rises over 100 steps and falls to nothing."""
+def train(
+    rng: np.random.Generator, sizes: Sequence[int], rows: NDArray[np.float32], steps: int, batch: int
+) -> Iterator[list[Layer]]:
+    """The layers after each of `steps` steps on batches drawn from `rows` [n, width].
+
+    The rate rises over the first 100 steps and falls to nothing at the last.
+    """
     layers = initial(rng, sizes)
     adam = Adam(layers)
     for step in range(steps):
-        chosen = rng.integers(0, len(rows), batch)
-        layers = adam.step(layers, gradients(layers, rows[chosen]), _rate(step, steps))
-    return layers
+        drawn = rows[rng.integers(0, len(rows), batch)].astype(np.float64)
+        layers = adam.step(layers, gradients(layers, drawn), _rate(step, steps))
+        yield layers
 
 
 def _rate(step: int, steps: int) -> float:

@@ -1,7 +1,8 @@
 """Ordinary sensor signals, generated: what a pump, a tank, a room or a machine sends while nothing is wrong.
 
 Every family returns `[count, length]` float64 and draws all its chances from the generator it is given, so that one
-seed always makes the same signals. Nothing here comes from a recording.
+seed always makes the same signals. Windows of them are float32, as a detector sends them. Nothing here comes from a
+recording.
 """
 
 from collections.abc import Callable
@@ -10,30 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 Signals = NDArray[np.float64]
+Windows = NDArray[np.float32]
 Family = Callable[[np.random.Generator, int, int], Signals]
 
 LENGTH = 640  # samples of one signal; its mean and deviation are what a detector would learn as normal
 TINY = 1e-9
 
 
-def windows(seed: int, per_family: int, per_signal: int, width: int) -> dict[str, NDArray[np.float64]]:
+def windows(seed: int, per_family: int, per_signal: int, width: int) -> dict[str, Windows]:
     """`per_family * per_signal` windows `[n, width]` of each family, cut at random from standardised signals."""
     rng = np.random.default_rng(seed)
     return {name: _cut(rng, standardise(make(rng, per_family, LENGTH)), per_signal, width) for name, make in FAMILIES}
 
 
 def standardise(signals: Signals) -> Signals:
-    """Each signal with mean 0 and deviation 1, rounded to float32 as the detector sends it."""
+    """Each signal with mean 0 and deviation 1."""
     centred = signals - signals.mean(axis=1, keepdims=True)
-    scaled = centred / np.maximum(centred.std(axis=1, keepdims=True), TINY)
-    return scaled.astype(np.float32).astype(np.float64)
+    scaled: Signals = centred / np.maximum(centred.std(axis=1, keepdims=True), TINY)
+    return scaled
 
 
-def _cut(rng: np.random.Generator, signals: Signals, per_signal: int, width: int) -> Signals:
+def _cut(rng: np.random.Generator, signals: Signals, per_signal: int, width: int) -> Windows:
     count, length = signals.shape
     starts = rng.integers(0, length - width + 1, size=(count, per_signal))
     columns = starts[:, :, None] + np.arange(width)
-    return signals[np.arange(count)[:, None, None], columns].reshape(-1, width)
+    cut: Windows = signals[np.arange(count)[:, None, None], columns].reshape(-1, width).astype(np.float32)
+    return cut
 
 
 def _span(rng: np.random.Generator, low: float, high: float, count: int) -> Signals:

@@ -1,0 +1,188 @@
+"""Builds the default model, or checks that the shipped one is what the build gives: `tools/model build | check`.
+
+The weights are a function of this folder's source alone: fixed seeds, float64, one thread, fixed kernels (tools/model
+sets them before numpy is loaded) and no data but what `signals` makes.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from appliance.inference import models
+from tools.training import ir, signals
+from tools.training.network import Layer, reconstruct, train
+
+NAME, VERSION = "window-autoencoder", "1.0.0"
+WIDTH = 64  # samples
+SIZES = (WIDTH, 128, 64, 10, 64, 128, WIDTH)
+STEPS, BATCH = 24_000, 256
+TRAIN_SEED, HELD_OUT_SEED, WEIGHT_SEED = 20_261, 20_262, 20_263
+TRAIN_SIGNALS, HELD_OUT_SIGNALS, WINDOWS_PER_SIGNAL = 3000, 250, 10  # of each family
+
+SHIPPED = Path(__file__).parents[2] / "appliance" / "inference" / "shipped"
+DESCRIPTION = (
+    "Reconstructs windows of ordinary sensor signals, one channel a row; channels are the batch, so that one model "
+    "serves any number of them. What it cannot reconstruct is unusual."
+)
+DATA = (
+    "Generated: coloured and resonant noise, sines, cycles, walks, control loops, coarse readings, mixtures of these."
+)
+
+Windows = NDArray[np.float32]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/model", description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=("build", "check"))
+    parser.add_argument("--steps", type=int, default=STEPS, help="fewer, to try something out")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        made = build(Path(folder), options.steps)
+        return install(made) if options.action == "build" else compare(made)
+
+
+def build(folder: Path, steps: int = STEPS) -> Path:
+    """Makes the bundle in `folder` and returns its own folder there."""
+    began = time.monotonic()
+    learn = _stack(signals.windows(TRAIN_SEED, TRAIN_SIGNALS, WINDOWS_PER_SIGNAL, WIDTH))
+    held_out = signals.windows(HELD_OUT_SEED, HELD_OUT_SIGNALS, WINDOWS_PER_SIGNAL, WIDTH)
+    _say(began, f"{len(learn):,} windows to learn from")
+    layers = _trained(learn, steps, began)
+    figures = evaluate(layers, learn, held_out)
+    _say(began, ", ".join(f"{name} {value}" for name, value in figures.items()))
+    return write(folder, layers, learn, figures)
+
+
+def _trained(learn: Windows, steps: int, began: float) -> list[Layer]:
+    training = train(np.random.default_rng(WEIGHT_SEED), SIZES, learn, steps, BATCH)
+    layers = next(training)
+    for step, newer in enumerate(training, 2):
+        layers = newer
+        if step % 4000 == 0:
+            _say(began, f"step {step:,} of {steps:,}")
+    return layers
+
+
+def evaluate(layers: Sequence[Layer], learn: Windows, held_out: Mapping[str, Windows]) -> dict[str, float]:
+    """The share of the held-out windows' energy that comes back, beside a linear map through as narrow a neck."""
+    everything = _stack(held_out)
+    figures = {
+        "explained": _explained(lambda rows: reconstruct(layers, rows), everything),
+        f"explained_linear_{min(SIZES)}": _explained(_linear(learn, min(SIZES)), everything),
+    }
+    for family, rows in held_out.items():
+        figures[f"explained_{family}"] = _explained(lambda rows: reconstruct(layers, rows), rows)
+    return figures
+
+
+def _explained(model: Callable[[NDArray[np.float64]], NDArray[np.float64]], windows: Windows) -> float:
+    rows = windows.astype(np.float64)
+    return round(1.0 - float(np.sum((model(rows) - rows) ** 2) / np.sum(rows**2)), 4)
+
+
+def _linear(learn: Windows, rank: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """The best linear autoencoder: the first principal directions."""
+    rows = learn.astype(np.float64)
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    directions = np.linalg.eigh(centred.T @ centred)[1][:, -rank:]
+    return lambda given: (given - mean) @ directions @ directions.T + mean
+
+
+def write(folder: Path, layers: Sequence[Layer], learn: Windows, figures: Mapping[str, float]) -> Path:
+    """The bundle's files, then the folder's name, which is their hash."""
+    draft = folder / "draft"
+    draft.mkdir()
+    ir.write(layers, NAME, draft / "model.xml")
+    (draft / models.CARD).write_text(card(draft, learn, figures), "utf-8")
+    made = draft.rename(folder / models.hash_of(draft))
+    models.load(made)
+    return made
+
+
+def card(draft: Path, learn: Windows, figures: Mapping[str, float]) -> str:
+    files = {path.name: path.read_bytes() for path in sorted(draft.iterdir())}
+    tables: dict[str, dict[str, Any]] = {
+        "training": {
+            "data": DATA,
+            "data_sha256": _sha256(learn.tobytes()),
+            "rows": len(learn),
+            "seed": WEIGHT_SEED,
+            "by": "tools/model build",
+        },
+        "evaluation": dict(figures),
+        **{f'files."{name}"': {"bytes": len(data), "sha256": _sha256(data)} for name, data in files.items()},
+    }
+    port = {"shape": [-1, WIDTH], "dtype": "float32", "scale": "zscore"}
+    top = {"name": NAME, "version": VERSION, "task": "reconstruction", "window": WIDTH, "description": DESCRIPTION}
+    lines = _lines(top)
+    for kind, name in (("inputs", "windows"), ("outputs", "reconstruction")):
+        lines += ["", f"[[{kind}]]", *_lines({"name": name, **port})]
+    for title, table in tables.items():
+        lines += ["", f"[{title}]", *_lines(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(table: Mapping[str, Any]) -> list[str]:
+    # JSON's strings, numbers and lists of numbers are TOML's.
+    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+
+
+def install(made: Path) -> int:
+    """The new bundle in place of the shipped one."""
+    SHIPPED.mkdir(exist_ok=True)
+    for old in SHIPPED.iterdir():
+        if old.name != made.name:
+            shutil.rmtree(old)
+            print(f"removed {old.name}")
+    target = SHIPPED / made.name
+    print(f"{'unchanged' if target.exists() else 'new'}: {target.name}")
+    shutil.copytree(made, target, dirs_exist_ok=True)
+    return 0
+
+
+def compare(made: Path) -> int:
+    """0 where the shipped bundle is the built one to the last bit."""
+    ours = models.shipped()
+    different = [
+        name
+        for name in sorted({path.name for folder in (made, ours) for path in folder.iterdir()})
+        if not _same(made / name, ours / name)
+    ]
+    if not different:
+        print(f"the shipped bundle is what the build gives: {ours.name}")
+        return 0
+    print(f"tools/model: {', '.join(different)} of {ours.name} differ from what the build gives", file=sys.stderr)
+    print(f"  (built with numpy {np.__version__}, openvino {ov.__version__})", file=sys.stderr)
+    return 1
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
+
+
+def _stack(families: Mapping[str, Windows]) -> Windows:
+    return np.concatenate(list(families.values()))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _say(began: float, what: str) -> None:
+    print(f"{time.monotonic() - began:6.1f} s  {what}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
