@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from appliance.__main__ import main as command_line
 from appliance.bus.memory import MemoryBroker, MemoryBus
 from appliance.bus.mqtt import MqttBus
 from appliance.bus.port import Message
@@ -269,7 +270,13 @@ def broker() -> Iterator[str]:
     # A socket's path may have 107 characters; pytest's folders are longer.
     with tempfile.TemporaryDirectory(prefix="mw-") as folder:
         socket, settings = Path(folder, "s"), Path(folder, "mosquitto.conf")
-        settings.write_text(f"listener 0 {socket}\nallow_anonymous true\nuser {getpass.getuser()}\nlog_type error\n")
+        lines = (
+            f"listener 0 {socket}",
+            "allow_anonymous true",
+            "max_queued_messages 1000000",
+            f"user {getpass.getuser()}",
+        )
+        settings.write_text("\n".join(lines))
         process = subprocess.Popen([program, "-c", str(settings)])
         yield f"unix:{socket}"
         process.terminate()
@@ -350,3 +357,31 @@ def test_a_command_over_a_real_broker(broker: str) -> None:
             await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def test_the_command_line_injects_a_fault(broker: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "millwright.toml"
+    config.write_text(f'[bus]\nurl = "{broker}"\n')
+    pump = simulator.create(simulator.Settings())
+
+    def simulate(*words: str) -> int:
+        return command_line(["--config", str(config), "simulate", *words])
+
+    async def main() -> list[int]:
+        pulse = Pulse()
+        running = asyncio.create_task(Ingest(MqttBus(broker), [("simulator", pump)], time.time_ns).run(pulse))
+        async with asyncio.timeout(PATIENCE_S):
+            await pulse.is_ready.wait()
+            codes = [
+                await asyncio.to_thread(simulate, *words)
+                for words in (("leak",), ("none", "--json"), ("leak", "--asset", "line9/pump"))
+            ]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return codes
+
+    assert asyncio.run(main()) == [0, 0, 1]
+    told = capfd.readouterr()
+    assert "demo/pump: leak begins; it shows in pressure_bar and flow_lpm" in told.out
+    assert '"state": "successful"' in told.out
+    assert "no connector simulates 'line9/pump'" in told.err
