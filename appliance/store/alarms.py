@@ -6,7 +6,8 @@ A state that is told again (after a crash, after a lost connection) leaves one r
 import math
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from appliance.events.schema import Alarm, AlarmState
 from appliance.store import database
 from appliance.store.database import transaction, translated
 
+FILE = "alarms.sqlite"  # in the folder of states
 MAX_CHANGES = 500_000  # about 150 MB; beyond it the oldest changes of alarms that ended go
 MAX_TEXT = 200  # characters; longer ones are cut
 
@@ -37,6 +39,12 @@ class Change(NamedTuple):
 
     asset: str
     alarm: Alarm
+
+
+def latest(path: Path, limit: int = 1000) -> list[Change]:
+    """The newest state of every alarm that was ever recorded, the newest first, read beside the service that writes."""
+    with closing(database.open_reading(path, "alarms")) as connection, translated(path):
+        return _changes(connection, f"WHERE {_LATEST} ORDER BY at DESC, seq DESC LIMIT ?", limit)
 
 
 def check(alarm: Alarm) -> None:
@@ -66,15 +74,16 @@ class Alarms:
             raise
 
     def count(self) -> int:
-        return int(self._execute("SELECT COUNT(*) FROM change").fetchone()[0])
+        with self._lock, translated(self.path):
+            return int(self._connection().execute("SELECT COUNT(*) FROM change").fetchone()[0])
 
     def standing(self) -> list[Change]:
         """The newest state of every alarm that has not returned to normal for good."""
-        return list(self._select(f"WHERE state <> ? AND {_LATEST} ORDER BY raised, seq", AlarmState.NORMAL.value))
+        return self._select(f"WHERE state <> ? AND {_LATEST} ORDER BY raised, seq", AlarmState.NORMAL.value)
 
     def changes(self, since: int = 0, limit: int = -1) -> list[Change]:
         """All states since a time (UTC ns), oldest first; of more than `limit` the newest."""
-        return list(self._select("WHERE at >= ? ORDER BY at DESC, seq DESC LIMIT ?", since, limit))[::-1]
+        return self._select("WHERE at >= ? ORDER BY at DESC, seq DESC LIMIT ?", since, limit)[::-1]
 
     def set_aside(self, now: int) -> Path:
         """Move the damaged database away: where it is now."""
@@ -99,18 +108,19 @@ class Alarms:
         gone = f"SELECT seq FROM change WHERE NOT (state <> 'normal' AND {_LATEST}) ORDER BY seq LIMIT {_AT_ONCE}"
         connection.execute(f"DELETE FROM change WHERE seq IN ({gone})")
 
-    def _select(self, condition: str, *values: object) -> Iterator[Change]:
-        for asset, *fields in self._execute(f"SELECT asset, {_COLUMNS} FROM change {condition}", *values):
-            yield Change(asset, _alarm(fields))
-
-    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
-        with translated(self.path):
-            return self._connection().execute(statement, values)
+    def _select(self, condition: str, *values: object) -> list[Change]:
+        with self._lock, translated(self.path):
+            return _changes(self._connection(), condition, *values)
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
             self._db = database.open_writing(self.path, "alarms", "FULL")
         return self._db
+
+
+def _changes(connection: sqlite3.Connection, condition: str, *values: object) -> list[Change]:
+    found = connection.execute(f"SELECT asset, {_COLUMNS} FROM change {condition}", values)
+    return [Change(asset, _alarm(fields)) for asset, *fields in found]
 
 
 def _row(change: Change) -> tuple[object, ...]:

@@ -18,6 +18,8 @@ from appliance.store.frame import Part, Section
 from appliance.store.shelf import Shelf, Tally
 from appliance.store.space import share
 
+FILE = "history.sqlite"  # in the folder of states
+
 
 class Commit(NamedTuple):
     """What one transaction adds, in order of arrival."""
