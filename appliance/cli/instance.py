@@ -97,7 +97,9 @@ def retract() -> None:
 
 def bus_url(config: Config) -> str:
     """Where the bus is: as configured, else the socket of the broker that Millwright starts."""
-    return config.bus.url or f"unix:{config.paths.run / 'mqtt.sock'}"
+    from appliance.bus import broker
+
+    return config.bus.url or broker.url(config.paths)
 
 
 @asynccontextmanager

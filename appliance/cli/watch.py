@@ -7,9 +7,10 @@ of and a summary every ten seconds; with --json the same as JSON lines, `type` b
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     config, _ = instance.configuration(args)
     try:
         instance.play(watch(config, choose(args), args.seconds))
-    except KeyboardInterrupt:
-        return 0  # the ordinary way to leave
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 0  # Ctrl-C and SIGTERM are the ordinary ways to leave
     return 0
 
 
@@ -69,21 +70,27 @@ async def watch(config: "Config", view: View, seconds: float | None) -> None:
     from appliance.services.picture import Picture
 
     picture = Picture(time.time_ns())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _cancel_this())
     try:
-        async with asyncio.timeout(seconds), feeding(config, picture, view) as bus:
-            while True:
-                await asyncio.sleep(view.period_s)
-                view.show(picture, time.time_ns(), bus.connected)
+        async with asyncio.timeout(seconds), feeding(config, picture, view) as (bus, tasks):
+            try:
+                while True:
+                    ended, _ = await asyncio.wait(tasks, timeout=view.period_s, return_when=asyncio.FIRST_COMPLETED)
+                    for task in ended:
+                        task.result()  # its error: the bus has no end
+                    view.show(picture, time.time_ns(), bus.connected)
+            finally:
+                view.close(picture, time.time_ns())
     except TimeoutError:
         if seconds is None:
             raise
-    finally:
-        view.close(picture, time.time_ns())
 
 
 @asynccontextmanager
-async def feeding(config: "Config", picture: "Picture", view: View) -> "AsyncIterator[Bus]":
-    """A session whose messages flow into the picture."""
+async def feeding(
+    config: "Config", picture: "Picture", view: View
+) -> "AsyncIterator[tuple[Bus, list[asyncio.Task[None]]]]":
+    """A session, and the tasks through which its messages flow into the picture."""
     from appliance.services.picture import FILTERS, RETAINED_FILTERS
 
     async def feed(batches: "AsyncIterator[Batch]") -> None:
@@ -98,14 +105,17 @@ async def feeding(config: "Config", picture: "Picture", view: View) -> "AsyncIte
     ):
         tasks = [asyncio.create_task(feed(batches)) for batches in (kept, passing)]
         try:
-            yield bus
+            yield bus, tasks
         finally:
             for task in tasks:
                 task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-            for error in ended:
-                if isinstance(error, Exception):
-                    raise error
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _cancel_this() -> Callable[[], object]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancel
 
 
 class Screen:
