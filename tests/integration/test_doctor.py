@@ -30,9 +30,8 @@ def examined(box: Box, *words: str, **states: State) -> tuple[int, str]:
     async def main() -> tuple[int, str]:
         async with asyncio.timeout(PATIENCE_S), MqttBus(box.url) as bus:
             await bus.wait_connected()
-            bus.publish_many(
-                Message(topics.state(name), codec.encode(state), 1, True) for name, state in states.items()
-            )
+            for name, state in states.items():
+                bus.publish(topics.state(name), codec.encode(state), qos=1, retain=True)
             await bus.drain()
             code, output, errors = await box.run("doctor", *words)
             assert errors == ""
