@@ -1,0 +1,59 @@
+"""One piece of memory for the samples of all assets, so that one numpy call reaches them all.
+
+Blocks are given out and taken back by offset; the arena grows, offsets stay.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+FIRST_WORDS = 1 << 14
+
+
+class Arena:
+    """`words` are float64, `integers` the same memory as int64, `raw` as bytes. All three are replaced on growth."""
+
+    def __init__(self) -> None:
+        self._free = [(0, FIRST_WORDS)]  # (start, size), in order, neighbours joined
+        self._adopt(np.zeros(FIRST_WORDS))
+
+    def take(self, size: int) -> int:
+        """The offset of `size` zeroed words."""
+        place = self._fit(size)
+        if place is None:
+            self._grow(size)
+            place = self._fit(size)
+            assert place is not None
+        start, room = self._free.pop(place)
+        if room > size:
+            self._free.insert(place, (start + size, room - size))
+        self.words[start : start + size] = 0.0
+        return start
+
+    def give(self, start: int, size: int) -> None:
+        """Take `size` words back."""
+        joined: list[tuple[int, int]] = []
+        for begin, room in sorted([*self._free, (start, size)]):
+            if joined and joined[-1][0] + joined[-1][1] == begin:
+                joined[-1] = (joined[-1][0], joined[-1][1] + room)
+            else:
+                joined.append((begin, room))
+        self._free = joined
+
+    def _fit(self, size: int) -> int | None:
+        return next((place for place, (_, room) in enumerate(self._free) if room >= size), None)
+
+    def _grow(self, size: int) -> None:
+        old = len(self.words)
+        extra = max(old // 2, size)
+        words = np.zeros(old + extra)
+        words[:old] = self.words
+        self._adopt(words)
+        self.give(old, extra)
+
+    def _adopt(self, words: Floats) -> None:
+        self.words = words
+        self.integers: Integers = words.view(np.int64)
+        self.raw = memoryview(words.data).cast("B")

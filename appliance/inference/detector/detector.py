@@ -1,0 +1,160 @@
+"""Judges readings: any number of assets, channels, names and units.
+
+    push    a reading goes into its asset's ring of samples; nothing is computed
+    judge   every asset that has had `hop` more rows gets a score, all of them at once
+
+    rows    60 collecting    240 learning    400 warning    alarming
+            nothing is said  scores          warnings       alarms, by the statistics of the first 400 rows
+
+Pure: no clock, no files. The same readings give the same judgements, however they are spread over calls of `judge`, and
+whether or not the detector was written down and read back in between.
+"""
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from appliance.events.schema import Reading, Stage
+from appliance.inference.detector import snapshots
+from appliance.inference.detector.admission import Admission
+from appliance.inference.detector.asset import Asset
+from appliance.inference.detector.autoencoder import Reconstructor, Shapes
+from appliance.inference.detector.intake import Intake
+from appliance.inference.detector.judging import Judge, Judged
+from appliance.inference.detector.learning import Learning
+from appliance.inference.detector.memory import Memory
+from appliance.inference.detector.settings import DetectorSettings
+
+__all__ = ["Detector", "DetectorSettings", "Judged", "Known", "Reconstructor"]
+
+
+class Known(NamedTuple):
+    """An asset, for a person."""
+
+    asset: str
+    stage: Stage
+    rows: int  # seen
+    channels: list[str]
+
+
+class Detector:
+    """`autoencoder` None: the level branch judges alone."""
+
+    def __init__(self, settings: DetectorSettings, autoencoder: Reconstructor | None = None) -> None:
+        self._settings = settings
+        self._shapes = Shapes(autoencoder)
+        self._memory = memory = Memory(settings.max_assets)
+        self._judge = Judge(memory, self._shapes, settings.hop, settings.learn_rows)
+        self._learning = Learning(settings, memory, self._shapes, self._judge.depth)
+        self._admission = Admission(settings, memory)
+        self._assets = self._admission.assets
+        self._intake = Intake(settings, memory, self._learning, self._admission, self._settle, self._reached)
+        self._due: list[Asset] = []
+        self._ready: list[Judged] = []
+
+    def push(self, asset: str, reading: Reading) -> None:
+        """Take a reading with finite values. EventError when it is refused: duplicate, time-backwards,
+        too-many-assets, too-many-channels, point-name."""
+        known = self._assets.get(asset) or self._admit(asset, reading)
+        at, values = reading.at, reading.values
+        if at <= known.at:
+            self._intake.check_time(known, reading)
+        if [*values] != known.layout:
+            self._intake.take(known, reading)
+            return
+        known.pack(self._memory.arena.raw, known.cursor, *values.values(), at)
+        known.at, known.seen = at, values
+        cursor = known.cursor + known.stride
+        known.cursor = known.start if cursor == known.end else cursor
+        known.rows = rows = known.rows + 1
+        if rows >= known.alert:
+            self._reached(known)
+
+    def judge(self) -> list[Judged]:
+        """What became due since the last call, each asset's in the order of its rows."""
+        due, self._due = self._due, []
+        judged, self._ready = self._ready, []
+        self._judge.judge(due, judged)
+        for asset in due:
+            asset.queued = False
+            self._watch(asset)
+        self._admission.tick += len(judged) * self._settings.hop
+        return judged
+
+    def assets(self) -> list[Known]:
+        return [Known(known.name, known.stage, known.rows, known.channels) for known in self._assets.values()]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for a status display; bounded, whatever the number of assets."""
+        stages = Counter(known.stage.value for known in self._assets.values())
+        return {
+            "assets": len(self._assets),
+            "channels": self._admission.channels,
+            "stages": {stage.value: stages[stage.value] for stage in Stage},
+            "model": self._shapes.identity,
+            "model_trouble": self._shapes.trouble,
+        }
+
+    def snapshot(self) -> bytes:
+        """Everything that a restart must not forget."""
+        return snapshots.write(self._settings, self._memory, self._judge.depth, self._assets.values(), self._ready)
+
+    def restore(self, data: bytes) -> None:
+        """Take over what `snapshot` wrote; the detector must be new. InferenceError when the bytes are not a snapshot,
+        or one that was learned under other settings: nothing is taken over then."""
+        saved = snapshots.read(data, self._settings)
+        self._ready = saved.ready
+        for record in saved.assets:
+            if self._admission.has_room(len(record.channels)):
+                self._revive(record)
+
+    def _revive(self, record: snapshots.Record) -> None:
+        asset = Asset(record.name, self._memory.index(), record.channels)
+        snapshots.revive(asset, record)
+        self._memory.place(asset, self._learning.ring(asset))
+        snapshots.refill(self._memory, asset, record)
+        self._admission.adopt(asset)
+        if asset.shape_model != self._shapes.identity:
+            self._learning.adapt(asset)
+        waiting = asset.rows - asset.ring + self._judge.depth < asset.next_due <= asset.rows + self._settings.hop
+        if asset.next_due % self._settings.hop or not waiting:
+            asset.next_due = self._next_due(max(asset.rows, self._settings.collect_rows))
+        self._reached(asset)
+
+    def _admit(self, name: str, reading: Reading) -> Asset:
+        asset = self._admission.admit(name, list(reading.values), self._learning.first_ring)
+        self._learning.begin(asset)
+        asset.next_due = self._next_due(self._settings.collect_rows)
+        return asset
+
+    def _next_due(self, rows: int) -> int:
+        """The first judgement after so many rows: multiples of the hop, whenever the asset began."""
+        return (rows // self._settings.hop + 1) * self._settings.hop
+
+    def _reached(self, asset: Asset) -> None:
+        """The asset has had as many rows as it was to be watched for."""
+        if asset.events and asset.rows >= asset.events[0].row:
+            self._settle(asset)
+            self._learning.run(asset)
+            if asset.stage is not Stage.COLLECTING:
+                self._admission.establish(asset)
+        if asset.stage is Stage.COLLECTING:
+            self._admission.touch(asset)
+        if asset.rows >= asset.next_due and not asset.queued:
+            asset.queued = True
+            self._due.append(asset)
+        if asset.rows >= asset.next_due + asset.ring - self._judge.depth:
+            self._settle(asset)
+        self._watch(asset)
+
+    def _watch(self, asset: Asset) -> None:
+        """Set the row at which the asset must be looked at again."""
+        if asset.stage is Stage.COLLECTING:
+            asset.alert = asset.rows + 1
+            return
+        full = asset.next_due + asset.ring - self._judge.depth
+        due = full if asset.queued else asset.next_due
+        asset.alert = min(due, asset.events[0].row) if asset.events else due
+
+    def _settle(self, asset: Asset) -> None:
+        """Judge what the asset is due now: something about it changes, or its ring is full."""
+        self._judge.judge([asset], self._ready)

@@ -1,0 +1,114 @@
+"""The samples and statistics of all assets, where vectorised code finds them.
+
+Every asset has a block of rows, all `width + 1` words long:
+
+    HEADER rows   statistics, one word a channel (the Row enumeration)
+    ring rows     samples of the last `ring` readings; the last word of a row is its time in ns, an int64
+
+What there is once an asset lies in arrays that are indexed by `Asset.index`.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+from appliance.inference.detector.arena import Arena, Floats, Integers
+from appliance.inference.detector.asset import Asset, row_packer
+
+WORD = 8  # bytes
+
+
+class Row(IntEnum):
+    """The header of a block."""
+
+    CENTRE = 0  # mean of the learning period
+    WEIGHT = 1  # of a deviation of the rolling mean from it
+    SWITCH = 2  # weight of a channel that never moved while it learned; else 0
+    ACTIVE = 3  # 1: has statistics and is there; 0: left out
+    SHAPE_SCALE = 4  # 1 / standard deviation, for the autoencoder
+    SHAPE_WEIGHT = 5  # of its residual
+
+
+HEADER = len(Row)
+
+
+class Memory:
+    def __init__(self, max_assets: int) -> None:
+        self.arena = Arena()
+        self.base: Integers = np.zeros(max_assets, np.int64)
+        self.width: Integers = np.ones(max_assets, np.int64)
+        self.mask: Integers = np.zeros(max_assets, np.int64)
+        self.level: Floats = np.ones(max_assets)  # the score of the level branch that counts as 1
+        self.shape_level: Floats = np.zeros(max_assets)  # the same of the autoencoder; 0: it does not judge
+        self._indices = list(range(max_assets - 1, -1, -1))
+
+    def index(self) -> int:
+        """A place in the arrays, all of it new."""
+        index = self._indices.pop()
+        self.level[index], self.shape_level[index] = 1.0, 0.0
+        return index
+
+    def place(self, asset: Asset, ring: int) -> None:
+        """A block for an asset that has none; the ring is a power of two."""
+        stride = asset.width + 1
+        base = self.arena.take((HEADER + ring) * stride)
+        self.base[asset.index], self.width[asset.index], self.mask[asset.index] = base, asset.width, ring - 1
+        asset.ring, asset.stride, asset.pack = ring, stride * WORD, row_packer(asset.width)
+        asset.start = (base + HEADER * stride) * WORD
+        asset.end = asset.start + ring * asset.stride
+        asset.cursor = asset.start + (asset.rows & (ring - 1)) * asset.stride
+
+    def release(self, asset: Asset) -> None:
+        """The asset is gone."""
+        self.drop(asset)
+        self._indices.append(asset.index)
+
+    def drop(self, asset: Asset) -> None:
+        """Give the asset's block back."""
+        stride = asset.stride // WORD
+        self.arena.give(asset.start // WORD - HEADER * stride, (HEADER + asset.ring) * stride)
+
+    def reshape(self, asset: Asset, ring: int) -> None:
+        """Another ring, or more channels than the block has: what fits is carried over."""
+        header = self.header(asset).copy()
+        kept = min(asset.rows, asset.ring, ring)
+        samples, times = self.samples(asset, kept), self.times(asset, kept)
+        self.drop(asset)
+        self.place(asset, ring)
+        self.header(asset)[:, : header.shape[1]] = header
+        self.fill(asset, samples, times)
+
+    def permute(self, asset: Asset, order: list[int]) -> None:
+        """Column k becomes what column order[k] was."""
+        self.header(asset)[:] = self.header(asset)[:, order]
+        samples = self._ring(asset)[:, :-1]
+        samples[:] = samples[:, order]
+
+    def fill(self, asset: Asset, samples: Floats, times: Integers) -> None:
+        """Put the newest rows into the ring: `samples` [n, at most width], `times` [n]."""
+        place = np.arange(asset.rows - len(samples), asset.rows) & (asset.ring - 1)
+        self._ring(asset)[place, : samples.shape[1]] = samples
+        self._ring(asset).view(np.int64)[place, asset.width] = times
+
+    def header(self, asset: Asset) -> Floats:
+        """[HEADER, width]: a view."""
+        stride = asset.stride // WORD
+        base = asset.start // WORD - HEADER * stride
+        return self.arena.words[base : base + HEADER * stride].reshape(HEADER, stride)[:, : stride - 1]
+
+    def samples(self, asset: Asset, rows: int) -> Floats:
+        """[rows, width]: a copy of the newest rows, the oldest first."""
+        return self._ring(asset)[self._newest(asset, rows), :-1]
+
+    def times(self, asset: Asset, rows: int) -> Integers:
+        """[rows], ns."""
+        ring = self._ring(asset)
+        times: Integers = ring.view(np.int64)[self._newest(asset, rows), ring.shape[1] - 1]
+        return times
+
+    def _newest(self, asset: Asset, rows: int) -> Integers:
+        return np.arange(asset.rows - rows, asset.rows) & (asset.ring - 1)
+
+    def _ring(self, asset: Asset) -> Floats:
+        """[ring, stride]: a view of the block as it was placed."""
+        return self.arena.words[asset.start // WORD : asset.end // WORD].reshape(asset.ring, asset.stride // WORD)
