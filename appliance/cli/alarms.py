@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from appliance.cli import instance
-from appliance.errors import MillwrightError
+from appliance.errors import BusError, MillwrightError
 
 if TYPE_CHECKING:
     from appliance.config.schema import Config
-    from appliance.events.schema import Command
+    from appliance.events.schema import Alarm, Command
 
 WAITING = 4  # exit code of `list`: an alarm waits to be acknowledged
 ANSWER_S = 10.0
@@ -38,7 +38,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     listing = verbs.add_parser(
         "list", help="the standing alarms", epilog=_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    listing.add_argument("--all", action="store_true", help="also those that have ended, from the record")
+    listing.add_argument(
+        "--all", action="store_true", help="also those that ended; reads the record, whether Millwright runs or not"
+    )
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
     _verb(verbs, "ack", "say that somebody has seen it")
@@ -57,25 +59,38 @@ def _verb(verbs: Any, verb: str, summary: str) -> argparse.ArgumentParser:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    from appliance.events.schema import AlarmState
     from appliance.services.words import alarm_summary, json_text
 
     config, _ = instance.configuration(args)
-    standing = instance.play(_standing(config))
-    waiting = [alarm for _, alarm in standing if alarm.state in (AlarmState.UNACKNOWLEDGED, AlarmState.RETURNED)]
-    alarms = [alarm_summary(asset, alarm) for asset, alarm in standing]
-    if args.all:
-        alarms += [one for one in _recorded(config) if one["id"] not in {alarm["id"] for alarm in alarms}]
+    found = _recorded(config) if args.all else instance.play(_standing(config))
+    alarms = [alarm_summary(asset, alarm) for asset, alarm in found]
+    waiting = sum(alarm["state"] in ("unacknowledged", "returned") for alarm in alarms)
     if args.json:
-        print(json_text({"at": time.time_ns(), "waiting": len(waiting), "alarms": alarms}))
+        print(json_text({"at": time.time_ns(), "waiting": waiting, "alarms": alarms}))
+    elif alarms:
+        print("\n".join(_table(alarms)))
     else:
-        print("\n".join(_table(alarms)) if alarms else "No alarm stands." if not args.all else "No alarm yet.")
+        print("No alarm was ever recorded." if args.all else "No alarm stands.")
     return WAITING if waiting else 0
 
 
-async def _standing(config: "Config") -> list[Any]:
+async def _standing(config: "Config") -> "list[tuple[str, Alarm]]":
     async with instance.session(config) as bus:
         return (await instance.look(bus)).standing()
+
+
+def _recorded(config: "Config") -> "list[tuple[str, Alarm]]":
+    """Those that stand first, where a Millwright runs, then what was recorded, the newest first."""
+    from appliance.store import alarms
+
+    try:
+        standing = instance.play(_standing(config))
+    except BusError:
+        standing = []  # the record can be read without it
+    known = {alarm.id for _, alarm in standing}
+    return standing + [
+        change for change in alarms.latest(config.paths.state / alarms.FILE) if change[1].id not in known
+    ]
 
 
 def _table(alarms: list[dict[str, Any]]) -> list[str]:
@@ -137,7 +152,3 @@ def login() -> str:
         return getpass.getuser()
     except (OSError, KeyError):
         return f"uid {os.getuid()}"
-
-
-def _recorded(config: "Config") -> list[dict[str, Any]]:
-    raise NotImplementedError

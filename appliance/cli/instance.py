@@ -97,22 +97,22 @@ def retract() -> None:
 
 def bus_url(config: Config) -> str:
     """Where the bus is: as configured, else the socket of the broker that Millwright starts."""
-    from appliance.bus import broker
+    from appliance import assembly
 
-    return config.bus.url or broker.url(config.paths)
+    return assembly.bus_url(config)
 
 
 @asynccontextmanager
 async def session(config: Config) -> "AsyncIterator[Bus]":
     """A session of its own with the bus, connected. BusError after two seconds of no answer."""
-    from appliance.bus.mqtt import MqttBus
+    from appliance import assembly
 
     # A command says in its own words what a person must know; a log line would tear the screen.
     logging.getLogger("appliance").addHandler(logging.NullHandler())
-    url, tls = bus_url(config), config.bus
+    url = bus_url(config)
     if url.startswith("unix:") and not Path(url.removeprefix("unix:")).exists():
         raise BusError(f"no Millwright answers at {url}: there is no such socket", START)
-    async with MqttBus(url, ca_file=tls.ca_file, cert_file=tls.cert_file, key_file=tls.key_file) as bus:
+    async with assembly.session(config) as bus:
         try:
             await bus.wait_connected(PATIENCE_S)
         except BusError as error:

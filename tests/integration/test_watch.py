@@ -14,6 +14,7 @@ import termios
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -35,6 +36,7 @@ from appliance.events.schema import (
     State,
 )
 from appliance.services import commands
+from appliance.store.alarms import FILE, Alarms, Change
 
 PATIENCE_S = 30.0
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -43,6 +45,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Box(Protocol):
     """See conftest.py."""
 
+    folder: Path
     url: str
     environment: dict[str, str]
 
@@ -301,3 +304,39 @@ class TestAlarms:
         told = "millwright: no standing alarm is 'nothing'\n  -> 'millwright alarms list' shows them.\n"
         assert plain == (1, "", told)
         assert (as_json[0], json.loads(as_json[1])["state"]) == (1, "failed")
+
+
+class TestRecord:
+    def record(self, box: Box) -> None:
+        alarms = Alarms(box.folder / "state" / FILE)
+        for state in (AlarmState.UNACKNOWLEDGED, AlarmState.ACKNOWLEDGED, AlarmState.NORMAL):
+            event = codec.decode(Kind.ALARM, alarm("line1/fan", state, by="anna").payload, 0)
+            assert isinstance(event, Alarm)
+            alarms.record([Change("line1/fan", event)])
+        alarms.close()
+
+    def test_those_that_ended_are_listed_after_those_that_stand(self, box: Box) -> None:
+        self.record(box)
+
+        async def main() -> tuple[int, str, str]:
+            async with session(box) as bus:
+                bus.publish_many([alarm("line1/pump")])
+                await bus.drain()
+                return await box.run("alarms", "list", "--all", "--json")
+
+        code, output, _ = asyncio.run(main())
+        assert code == 4
+        found = [(one["asset"], one["state"]) for one in json.loads(output)["alarms"]]
+        assert found == [("line1/pump", "unacknowledged"), ("line1/fan", "normal")]
+
+    def test_the_record_is_read_where_nothing_runs(self, quiet_box: Box) -> None:
+        self.record(quiet_box)
+        code, output, errors = asyncio.run(quiet_box.run("alarms", "list", "--all"))
+        assert (code, errors) == (0, "")
+        assert re.search(r"id-/fan +alarm +line1/fan +normal .* anna", output)
+
+    def test_where_there_is_no_record_it_says_so(self, quiet_box: Box) -> None:
+        code, output, errors = asyncio.run(quiet_box.run("alarms", "list", "--all"))
+        assert (code, output) == (1, "")
+        assert "alarms.sqlite" in errors
+        assert "->" in errors
