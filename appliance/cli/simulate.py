@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     answer = instance.play(_ask(config, args.fault, args.asset))
     failed = answer.state is CommandState.FAILED
     if args.json:
-        print(json_text({"state": answer.state.value, **answer.result, "reason": answer.reason}))
+        reason = {"reason": answer.reason} if failed else {}
+        print(json_text({"state": answer.state.value, **answer.result, **reason}))
         return 1 if failed else 0
     if failed:
         message, _, remedy = answer.reason.partition("\n  -> ")
