@@ -13,10 +13,11 @@ from rich.console import Group
 from rich.text import Text
 
 from appliance.events.schema import Alarm, AlarmState, Kind, Severity, Stage, State
+from appliance.inference.detector.settings import DetectorSettings
 from appliance.services.picture import SECOND, Asset, Picture
 from appliance.services.words import STAGES, amount, balanced, clock, example_of, printable, span
 
-FULL_ROWS = 400  # rows that a detector wants to have seen before it may call somebody
+FULL_ROWS = DetectorSettings().learn_rows  # that a detector wants to have seen before it may call somebody
 STALE_S = 30.0  # an asset silent for longer is shown as such
 
 _T = TypeVar("_T")
@@ -107,7 +108,7 @@ def _calling(calling: list[tuple[str, Alarm]]) -> str:
 
 def _calm(picture: Picture) -> tuple[str, str]:
     if picture.alarms:
-        return f"NOTHING NEW: all {len(picture.alarms)} standing alarms are known", "bold black on cyan"
+        return f"NOTHING NEW  {_count(len(picture.alarms), 'alarm')} standing, seen before", "bold black on cyan"
     stages = [asset.stage for asset in picture.assets.values()]
     if not stages:
         return "NO ASSETS YET: nothing has been heard on the bus", "bold black on yellow"
@@ -137,20 +138,21 @@ def _alarms(picture: Picture, rows: int, frame: Frame) -> list[Text]:
     cause = min(max(cell_len(alarm.cause) for _, alarm in shown), room // 2) + 1
     asset = min(max(cell_len(path) for path, _ in shown), room - cause) + 1
     heading = _row([("ALARMS", 8), ("asset", asset), ("cause", cause), ("score", 7), ("since", 17), ("state", 16)])
-    lines = [_alarm_line(path, alarm, (asset, cause), frame) for path, alarm in shown]
+    shares = {path: _share(picture.assets[path]) for path, _ in shown if path in picture.assets}
+    lines = [_alarm_line(path, alarm, shares.get(path, ""), (asset, cause), frame) for path, alarm in shown]
     return [Text(""), heading, *lines, *more, *_advice(picture)]
 
 
-def _alarm_line(path: str, alarm: Alarm, sizes: tuple[int, int], frame: Frame) -> Text:
+def _alarm_line(path: str, alarm: Alarm, share: str, sizes: tuple[int, int], frame: Frame) -> Text:
+    """`share` is the asset's score of now: that of the alarm is of the moment it was raised."""
     asset, cause = sizes
     state, style = _alarm_state(alarm)
-    times = f"{amount(round(alarm.score / alarm.threshold, 1))} x" if alarm.threshold > 0 else ""
     return _row(
         [
             ("ALARM" if alarm.severity is Severity.ALARM else "warning", 8, style),
             (_tail(path, asset - 1), asset, style),
             (printable(alarm.cause), cause, style),
-            (times, 7, ""),
+            (share, 7, ""),
             (f"{clock(alarm.raised)[:5]} {span((frame.now - alarm.raised) / SECOND)}", 17, ""),
             (state, max(frame.width - 33 - asset - cause, 1), style),
         ]
@@ -208,8 +210,7 @@ def _asset_line(item: Asset, sizes: tuple[int, int, int], frame: Frame) -> Text:
         trim=False,
     )
     line.append_text(_bar(item, bar))
-    share = amount(round(item.strain, 2)) if item.score and item.score.threshold > 0 else ""
-    line.append(_fit(share, 6), _strain_style(item.strain))
+    line.append(_fit(_share(item), 6), _strain_style(item))
     line.append(" " + _fit(span(age), 6), "bold yellow" if age > STALE_S else "dim")
     line.append_text(_values(item, values))
     line.rstrip()
@@ -221,7 +222,7 @@ def _values(asset: Asset, size: int) -> Text:
     text = Text(" ")
     cause = asset.score.cause if asset.score and asset.strain >= 0.75 else ""
     if cause:
-        text.append(printable(cause) + " ", _strain_style(asset.strain))
+        text.append(printable(cause) + " ", _strain_style(asset))
         text.append(amount(asset.values[cause]) + "  " if cause in asset.values else "")
     rest = [f"{printable(name)} {amount(value)}" for name, value in asset.values.items() if name != cause]
     text.append("  ".join(rest) + (" ..." if asset.points > len(asset.values) else ""), "dim")
@@ -246,13 +247,23 @@ def _bar(asset: Asset, width: int) -> Text:
     signs = ["━" if place < filled else " " for place in range(width)]
     if asset.score and asset.score.threshold > 0:
         signs[min(limit, width - 1)] = "┃" if filled > limit else "│"
-    return Text("".join(signs) + " ", _strain_style(asset.strain))
+    return Text("".join(signs) + " ", _strain_style(asset))
 
 
-def _strain_style(strain: float) -> str:
-    if strain >= 1.0:
+def _share(asset: Asset) -> str:
+    """The score in thresholds."""
+    if asset.score is None or not asset.score.threshold > 0:
+        return ""
+    return amount(round(asset.strain, 2)) if asset.strain < 100 else "> 99"
+
+
+def _strain_style(asset: Asset) -> str:
+    """Colour is for what counts: a score is a guess as long as the asset learns."""
+    if asset.stage not in (Stage.WARNING, Stage.ALARMING):
+        return "dim"
+    if asset.strain >= 1.0:
         return "bold red"
-    return "yellow" if strain >= 0.75 else "green"
+    return "yellow" if asset.strain >= 0.75 else "green"
 
 
 def _services(picture: Picture, rows: int) -> list[Text]:
