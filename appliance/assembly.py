@@ -7,17 +7,20 @@ an inference engine.
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance import plugins
-from appliance.bus.mqtt import MqttBus
 from appliance.bus.port import Message
 from appliance.config.document import Document
 from appliance.config.schema import Config
 from appliance.errors import ConfigError
 from appliance.runtime.service import Service
-from appliance.services.observe import Observer
-from appliance.services.picture import Change, Picture
 from appliance.services.status import will
+
+if TYPE_CHECKING:
+    from appliance.bus.mqtt import MqttBus
+    from appliance.services.observe import Observer
+    from appliance.services.picture import Change, Picture
 
 SERVICES = ("broker", "record", "detect", "ingest")  # in the order of their start
 DETECTED = "detected.state"
@@ -53,12 +56,16 @@ def bus_url(config: Config) -> str:
     return config.bus.url or broker.url(config.paths)
 
 
-def observer(config: Config, picture: Picture, tell: Callable[[Change], None]) -> Observer:
+def observer(config: Config, picture: "Picture", tell: "Callable[[Change], None]") -> "Observer":
+    from appliance.services.observe import Observer
+
     return Observer(session(config), picture, time.time_ns, tell)
 
 
-def session(config: Config, client_id: str = "", last_will: Message | None = None) -> MqttBus:
+def session(config: Config, client_id: str = "", last_will: Message | None = None) -> "MqttBus":
     """A session with the bus; one with a name is kept by the broker while its service is away."""
+    from appliance.bus.mqtt import MqttBus
+
     bus = config.bus
     return MqttBus(
         bus_url(config),
@@ -70,7 +77,7 @@ def session(config: Config, client_id: str = "", last_will: Message | None = Non
     )
 
 
-def _session_of(config: Config, service: str) -> MqttBus:
+def _session_of(config: Config, service: str) -> "MqttBus":
     return session(config, f"mw-{service}", will(service))
 
 
