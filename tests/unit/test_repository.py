@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from appliance.__main__ import commands, main
+
 ROOT = Path(__file__).resolve().parents[2]
 LOCKED = sorted((ROOT / "tools" / "requirements").glob("*.txt"))
 EXTRAS = {"dev", "litert", "trainer"}
@@ -85,6 +87,20 @@ def test_papers_name_files_that_exist() -> None:
             if not (ROOT / name).exists():
                 missing.append(f"{paper.relative_to(ROOT)}: {name}")
     assert missing == []
+
+
+def test_papers_name_commands_that_exist() -> None:
+    named = {name for paper in papers() for name in re.findall(r"[`/]millwright ([a-z]+)", paper.read_text())}
+    assert {"run", "watch", "alarms"} <= named
+    assert named - set(commands()) == set()
+
+
+def test_the_configurations_in_the_papers_are_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = [text for paper in papers() for text in re.findall(r"```toml\n(.*?)```", paper.read_text(), re.DOTALL)]
+    assert examples
+    for text in examples:
+        (file := tmp_path / "millwright.toml").write_text(text)
+        assert main(["config", "check", str(file)]) == 0, text + capsys.readouterr().err
 
 
 def test_there_is_one_requirements_file_an_extra() -> None:
