@@ -1,30 +1,64 @@
-"""A backend compiles a model for a device; a model maps a batch to a batch.
+"""A backend compiles a model for a device; a model maps named tensors to named tensors, or rows to rows.
 
 One file a backend under `backends/`; the file's name is its name in the configuration. It has one `Settings` struct,
 whose defaults run, and one `create(settings) -> Backend`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Tensor = NDArray[np.float32]
+Array = NDArray[Any]  # of any of DTYPES
+
+DTYPES = (
+    *("float32", "float16", "float64", "bool"),
+    *("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
+)
+
+
+class Spec(NamedTuple):
+    """An input or output of a model."""
+
+    name: str
+    dtype: str  # one of DTYPES: numpy's name
+    shape: tuple[int, ...]  # -1: any length
 
 
 class Model(Protocol):
-    """A compiled model. `device` is the one it really runs on, never the one that was asked for."""
+    """A compiled model. `device` is the one it really runs on, never the one that was asked for.
+
+    Safe from several threads; the wait inside the runtime releases the interpreter.
+    """
 
     device: str
 
-    def infer(self, batch: Tensor) -> Tensor:
-        """[n, ...] -> [n, ...], any n; the answer is the caller's own. DeviceError when the device fails.
+    @property
+    def inputs(self) -> tuple[Spec, ...]: ...
 
-        Safe from several threads, which wait for each other; the wait inside the runtime releases the interpreter.
+    @property
+    def outputs(self) -> tuple[Spec, ...]: ...
+
+    def infer(self, batch: Array) -> Array:
+        """[n, ...] -> [n, ...], any n, rows that do not see each other: the fast way into a model of one input and one
+        output. The answer is the caller's own. ModelError where the model has another form or the rows another shape,
+        DeviceError when the device fails.
         """
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One inference of exactly these tensors, by name. The answers are the caller's own. ModelError where a name,
+        dtype or shape is not one of `inputs`, DeviceError when the device fails.
+        """
+
+    def close(self) -> None:
+        """Give back what the model holds; it is not called again. May be called twice."""
 
 
 class Backend(Protocol):
+    suffixes: tuple[str, ...]  # of the files it loads: .xml, .onnx, .tflite
+
     def compile(self, path: Path, device: str) -> Model:
         """ModelError when the file is refused, DeviceError when the device cannot run it."""

@@ -10,7 +10,7 @@ request with its tensors set for good, so that a call is one copy in, one infere
 
 import ctypes
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,11 +19,20 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from appliance.errors import DeviceError, ModelError
+from appliance.inference import tensors
 from appliance.inference.backends import _bindings
-from appliance.inference.port import Tensor
+from appliance.inference.port import DTYPES, Array, Spec
 
 SMALL_WEIGHTS = 4 * 1024 * 1024  # bytes; below, a second thread costs more CPU than it saves time
 IR_HEAD = (b"<?xml", b"<net")
+MAX_SHAPES = 16  # combinations of input shapes that a model is kept compiled for
+TYPES = {  # OpenVINO's name -> numpy's
+    "f16": "float16",
+    "f32": "float32",
+    "f64": "float64",
+    "boolean": "bool",
+    **{f"{sign}{bits}": f"{word}{bits}" for sign, word in (("i", "int"), ("u", "uint")) for bits in (8, 16, 32, 64)},
+}
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,15 +67,18 @@ def ask(device: str, name: str) -> object:
 
 
 class OpenVino:
+    suffixes = (".xml", ".onnx", ".tflite")
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def compile(self, path: Path, device: str) -> "Bucketed":
-        """One float32 input and one output are served. `device` is OpenVINO's name: CPU, GPU, GPU.1, NPU."""
+        """`device` is OpenVINO's name: CPU, GPU, GPU.1, NPU."""
         graph = _read(path)
-        _one_float_in_and_out(path, graph)
-        model = Bucketed(graph, device, self._properties(path, device), _power_of_two(self._settings.largest_batch))
-        model.infer(np.zeros((1, *model.row), np.float32))  # so that a device that cannot run it says so now
+        inputs, outputs = _specs(path, graph.inputs, "input"), _specs(path, graph.outputs, "output")
+        largest = _power_of_two(self._settings.largest_batch)
+        model = Bucketed(graph, inputs, outputs, device, self._properties(path, device), largest)
+        model.try_out()
         return model
 
     def _properties(self, path: Path, device: str) -> dict[str, object]:
@@ -83,53 +95,85 @@ class OpenVino:
 
 
 class Bucketed:
-    """A model compiled for power-of-two batches. `row` is the shape of one row of input."""
+    """A model whose rows are computed in batches of a power of two; without rows, in the shapes that come."""
 
-    def __init__(self, graph: Any, device: str, properties: Mapping[str, object], largest: int) -> None:
-        shape = graph.inputs[0].partial_shape
-        self.row = tuple(size.get_length() for size in list(shape)[1:])
-        self._fixed = 0 if shape[0].is_dynamic else shape[0].get_length()
+    def __init__(
+        self,
+        graph: Any,
+        inputs: tuple[Spec, ...],
+        outputs: tuple[Spec, ...],
+        device: str,
+        properties: Mapping[str, object],
+        largest: int,
+    ) -> None:
+        self.inputs, self.outputs, self.device = inputs, outputs, device
+        self._row = tensors.row_of(inputs, outputs)
+        self._fixed = max(inputs[0].shape[0], 0) if self._row is not None else 0
         self._largest = self._fixed or largest
         self._graph, self._asked, self._properties = graph, device, properties
-        self._requests: dict[int, _Request] = {}
+        self._buckets: dict[int, _Request] = {}
+        self._shaped: dict[tuple[tuple[int, ...], ...], _Request] = {}
         self._lock = threading.Lock()
-        self.device = device
 
-    def infer(self, batch: Tensor) -> Tensor:
-        """[n, *row] float32 -> [n, ...] float32. ModelError where the rows have another shape."""
-        if batch.shape[1:] != self.row:
-            raise ModelError(
-                f"the model takes rows of shape {self.row}, not {batch.shape[1:]}", "Feed it what its card says."
-            )
+    def try_out(self) -> None:
+        """One inference, so that a device that cannot run the model says so now."""
+        if self._row is not None:
+            self.infer(np.zeros((1, *self._row), self.inputs[0].dtype))
+        elif all(-1 not in spec.shape for spec in self.inputs):
+            self.run({spec.name: np.zeros(spec.shape, spec.dtype) for spec in self.inputs})
+
+    def infer(self, batch: Array) -> Array:
+        tensors.rows_fit(self._row, batch)
         count = len(batch)
         with self._lock:
             if 0 < count <= self._largest:
-                return self._request(count).run(batch)
+                return self._bucket(count).rows(batch)
             return self._in_parts(batch)
 
-    def _in_parts(self, batch: Tensor) -> Tensor:
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        given = tensors.ordered(self.inputs, inputs)
+        with self._lock:
+            return dict(zip((spec.name for spec in self.outputs), self._for(given).run(given), strict=True))
+
+    def close(self) -> None:
+        with self._lock:
+            self._buckets.clear()
+            self._shaped.clear()
+
+    def _in_parts(self, batch: Array) -> Array:
         starts = range(0, max(len(batch), 1), self._largest)
         parts = [batch[start : start + self._largest] for start in starts]
-        return np.concatenate([self._request(len(part)).run(part) for part in parts])
+        return np.concatenate([self._bucket(len(part)).rows(part) for part in parts])
 
-    def _request(self, count: int) -> "_Request":
+    def _bucket(self, count: int) -> "_Request":
         size = self._fixed or _power_of_two(count)
-        found = self._requests.get(size)
+        found = self._buckets.get(size)
         if found is None:
-            found = self._requests[size] = self._compiled(size)
+            found = self._buckets[size] = self._compiled([(size, *self.inputs[0].shape[1:])])
         return found
 
-    def _compiled(self, size: int) -> "_Request":
+    def _for(self, given: Sequence[Array]) -> "_Request":
+        """Compiled for these very shapes: every device can do that, an NPU nothing else."""
+        shapes = tuple(tensor.shape for tensor in given)
+        found = self._shaped.get(shapes)
+        if found is None:
+            while len(self._shaped) >= MAX_SHAPES:
+                del self._shaped[next(iter(self._shaped))]
+            found = self._shaped[shapes] = self._compiled(shapes)
+        return found
+
+    def _compiled(self, shapes: Sequence[tuple[int, ...]]) -> "_Request":
         native = _bindings.load()
         try:
             graph = self._graph
-            if not self._fixed:
+            if any(-1 in spec.shape for spec in self.inputs):
                 graph = graph.clone()
-                graph.reshape({0: native.PartialShape([size, *self.row])})
+                graph.reshape({place: native.PartialShape(list(shape)) for place, shape in enumerate(shapes)})
             compiled = _core().compile_model(graph, self._asked, self._properties)
             self.device = _true_device(compiled, self._asked)
             _give_memory_back()
-            return _Request(compiled, self.device, (size, *self.row))
+            entered = [np.zeros(shape, spec.dtype) for shape, spec in zip(shapes, self.inputs, strict=True)]
+            return _Request(compiled, self.device, entered, self.outputs)
         except RuntimeError as error:
             raise DeviceError(
                 f"{self._asked} cannot compile the model: {_last_line(error)}",
@@ -138,25 +182,37 @@ class Bucketed:
 
 
 class _Request:
-    """One inference request whose tensors are ours and are set once."""
+    """One inference request whose tensors are ours and are set once; outputs of unknown lengths are the runtime's."""
 
-    __slots__ = ("_device", "_entered", "_infer", "_keep", "_left")
+    __slots__ = ("_device", "_entered", "_infer", "_left", "_request")
 
-    def __init__(self, compiled: Any, device: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, compiled: Any, device: str, entered: list[Array], outputs: Sequence[Spec]) -> None:
         tensor = _bindings.load().Tensor
-        request = compiled.create_infer_request()
-        self._device = device
-        self._entered = np.zeros(shape, np.float32)
-        self._left = np.zeros(tuple(compiled.outputs[0].shape), np.float32)
-        request.set_input_tensor(tensor(self._entered, shared_memory=True))
-        request.set_output_tensor(tensor(self._left, shared_memory=True))
+        self._device, self._entered = device, entered
+        self._left: list[Array | None] = [None] * len(outputs)
+        self._request = request = compiled.create_infer_request()
+        for place, array in enumerate(entered):
+            request.set_input_tensor(place, tensor(array, shared_memory=True))
+        for place, spec in enumerate(outputs):
+            if compiled.outputs[place].partial_shape.is_static:
+                array = self._left[place] = np.zeros(tuple(compiled.outputs[place].shape), spec.dtype)
+                request.set_output_tensor(place, tensor(array, shared_memory=True))
         self._infer = request.infer
-        self._keep = compiled
 
-    def run(self, batch: Tensor) -> Tensor:
+    def rows(self, batch: Array) -> Array:
         """Rows beyond the batch keep what was there before: rows do not see each other."""
         count = len(batch)
-        self._entered[:count] = batch
+        self._entered[0][:count] = batch
+        self._call()
+        return self._answer(0)[:count].copy()
+
+    def run(self, given: Sequence[Array]) -> list[Array]:
+        for entered, array in zip(self._entered, given, strict=True):
+            entered[...] = array
+        self._call()
+        return [self._answer(place).copy() for place in range(len(self._left))]
+
+    def _call(self) -> None:
         try:
             self._infer({}, True, False)
         except RuntimeError as error:
@@ -164,7 +220,13 @@ class _Request:
                 f"{self._device} failed in an inference: {_last_line(error)}",
                 "`millwright doctor` looks at the device.",
             ) from None
-        return self._left[:count].copy()
+
+    def _answer(self, place: int) -> Array:
+        left = self._left[place]
+        if left is not None:
+            return left
+        own: Array = self._request.get_output_tensor(place).data
+        return own
 
 
 @cache
@@ -188,16 +250,21 @@ def _read(path: Path) -> Any:
         raise ModelError(f"{path}: is refused: {_last_line(error)}", "Copy the whole bundle again.") from None
 
 
-def _one_float_in_and_out(path: Path, graph: Any) -> None:
-    remedy = "Export it with one float32 input and one float32 output."
-    for what, ports in (("input", graph.inputs), ("output", graph.outputs)):
-        if len(ports) != 1:
-            raise ModelError(f"{path}: has {len(ports)} {what}s, one is served", remedy)
-        if ports[0].element_type != _bindings.load().Type.f32:
-            raise ModelError(f"{path}: its {what} is {ports[0].element_type.get_type_name()}, not f32", remedy)
-    shape = graph.inputs[0].partial_shape
-    if shape.rank.is_dynamic or len(shape) < 1 or any(size.is_dynamic for size in list(shape)[1:]):
-        raise ModelError(f"{path}: its input {shape} leaves more open than the number of rows", remedy)
+def _specs(path: Path, ports: Sequence[Any], what: str) -> tuple[Spec, ...]:
+    return tuple(_spec(path, port, f"{what}{rank}") for rank, port in enumerate(ports))
+
+
+def _spec(path: Path, port: Any, fallback: str) -> Spec:
+    """ModelError where the tensor is of a kind that numpy cannot hold."""
+    names = sorted(port.names)
+    name, kind = (names[0] if names else fallback), port.element_type
+    dtype = TYPES.get(kind.get_type_name(), "")
+    if dtype not in DTYPES:
+        raise ModelError(f"{path}: '{name}' is of type {kind.get_type_name()}", f"Export it as {', '.join(DTYPES)}.")
+    shape = port.partial_shape
+    if shape.rank.is_dynamic:
+        raise ModelError(f"{path}: '{name}' has any number of dimensions", "Export it with a number of dimensions.")
+    return Spec(name, dtype, tuple(-1 if size.is_dynamic else size.get_length() for size in shape))
 
 
 def _true_device(compiled: Any, asked: str) -> str:

@@ -7,6 +7,7 @@ It gives back its input, its input smoothed, or what was recorded in an .npz fil
 [n, ...], float32, row by row). Its devices, and which of them fail or answer wrongly, are settings.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 from zipfile import BadZipFile
@@ -15,7 +16,8 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from appliance.errors import DeviceError, ModelError
-from appliance.inference.port import Tensor
+from appliance.inference import tensors
+from appliance.inference.port import Array, Spec, Tensor
 
 LOWPASS_SAMPLES = 5
 MAX_RECORDING = 256 * 1024 * 1024  # bytes
@@ -39,6 +41,8 @@ def create(settings: Settings) -> "Replay":
 
 
 class Replay:
+    suffixes = (".xml", ".onnx", ".tflite")
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
@@ -55,6 +59,9 @@ class Replay:
 
 class Recorded:
     """Plays the settings' answer."""
+
+    inputs = (Spec("input", "float32", (-1, -1)),)
+    outputs = (Spec("output", "float32", (-1, -1)),)
 
     def __init__(self, settings: Settings, device: str) -> None:
         self.device = device
@@ -74,6 +81,12 @@ class Recorded:
         else:
             found = np.stack([self._recorded(row) for row in batch]) if len(batch) else batch.copy()
         return found + self._offset
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {"output": self.infer(tensors.ordered(self.inputs, inputs)[0])}
+
+    def close(self) -> None:
+        self._rows = {}
 
     def _recorded(self, row: Tensor) -> Tensor:
         found = self._rows.get(row.tobytes())
