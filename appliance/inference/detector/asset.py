@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cache
+from operator import itemgetter
 from typing import NamedTuple
 
 from appliance.events.schema import Stage
@@ -33,6 +34,13 @@ def row_packer(width: int) -> Callable[..., None]:
     return struct.Struct(f"{width}dq").pack_into
 
 
+def picker(channels: list[str]) -> Callable[[dict[str, float]], tuple[float, ...]]:
+    """The values of these channels, in this order. KeyError when one is missing."""
+    if len(channels) == 1:
+        return lambda values: (values[channels[0]],)
+    return itemgetter(*channels)
+
+
 class Asset:
     """A record. The first group is read or written for each reading; its byte positions are the arena's."""
 
@@ -50,13 +58,12 @@ class Asset:
         "index",
         "latch",
         "late",
-        "layout",
         "missing",
         "name",
         "next_due",
         "open_row",
-        "orders",
         "pack",
+        "pick",
         "queued",
         "ring",
         "rows",
@@ -68,6 +75,7 @@ class Asset:
         "stage",
         "start",
         "stride",
+        "whole",
     )
 
     def __init__(self, name: str, index: int, channels: list[str]) -> None:
@@ -75,7 +83,8 @@ class Asset:
         self.index = index  # in Memory's arrays
         self.at = -1  # time of the last reading, ns
         self.seen: dict[str, float] = {}  # what arrived with that time
-        self.layout: list[str] | None = channels  # names of a reading that is a whole row; None: look closer
+        self.whole = len(channels)  # points of a reading that is a row if it has all channels; 0: look closer
+        self.pick = picker(channels)
         self.pack = row_packer(len(channels))
         self.start = self.end = self.cursor = self.stride = 0  # bytes
         self.rows = 0
@@ -87,7 +96,6 @@ class Asset:
         self.missing: dict[str, int] = {}  # channel -> rows it has been held for
         self.away: set[str] = set()  # channels that no row waits for any more
         self.late: set[str] = set()  # channels that have not learned, because they came after the others
-        self.orders = 0  # how often the columns were put into another order
         self.backwards = self.backwards_row = 0  # refused readings in a row, and the row they came after
         self.ring = 0  # rows that are kept, a power of two
 
@@ -104,6 +112,12 @@ class Asset:
     @property
     def width(self) -> int:
         return len(self.channels)
+
+    def rename(self, channels: list[str]) -> None:
+        """Other columns; the block must follow."""
+        self.channels = channels
+        self.columns = {channel: column for column, channel in enumerate(channels)}
+        self.pick = picker(channels)
 
     def plan(self, event: Event) -> None:
         self.events = sorted([*self.events, event])

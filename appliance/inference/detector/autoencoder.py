@@ -11,7 +11,7 @@ import numpy as np
 
 from appliance.errors import InferenceError
 from appliance.inference.detector.arena import Floats
-from appliance.inference.detector.level import LIMIT, pool
+from appliance.inference.detector.level import LIMIT, column_sums, pool
 from appliance.inference.port import Tensor
 
 CLIP = 8.0  # z-scores beyond it tell a reconstruction nothing
@@ -74,21 +74,27 @@ class Shapes:
         np.subtract(windows, centre, out=windows)
         np.multiply(windows, scale, out=windows)
         np.clip(windows, -CLIP, CLIP, out=windows)
+        # A model need not treat up and down alike; which of them a sensor calls positive must not matter.
+        np.multiply(windows, np.where(column_sums(windows) < 0.0, -1.0, 1.0), out=windows)
         scores = np.ascontiguousarray(windows.T, np.float32)
         return np.concatenate(
             [self._residuals(scores[start : start + BATCH]) for start in range(0, len(scores), BATCH)]
         )
+
+    def enough(self, rows: int) -> bool:
+        """Can anything be learned from so many rows?"""
+        return not self.silent and rows >= self.window + (FEWEST - 1) * LEARN_STRIDE
 
     def learn(self, samples: Floats, centre: Floats, scale: Floats) -> tuple[Floats, float]:
         """From `samples` [rows, channels]: the weight of each channel's residual, and the pooled score that is 1.
 
         That is 0 when there is too little to learn from.
         """
-        if self.silent or len(samples) < self.window + (FEWEST - 1) * LEARN_STRIDE:
+        if not self.enough(len(samples)):
             return np.zeros(samples.shape[1]), 0.0
         views = np.lib.stride_tricks.sliding_window_view(samples, self.window, axis=0)[::LEARN_STRIDE]
         looks, channels, length = views.shape
-        windows = views.transpose(2, 0, 1).reshape(length, -1)
+        windows = views.transpose(2, 0, 1).copy().reshape(length, -1)
         residuals = self.residuals(windows, np.tile(centre, looks), np.tile(scale, looks)).reshape(looks, channels)
         weight = np.where(scale > 0.0, 1.0 / np.maximum(_second(residuals), FLOOR), 0.0)
         return weight, float(_second(pool(residuals * weight)))

@@ -43,6 +43,7 @@ class Detector:
         self._settings = settings
         self._shapes = Shapes(autoencoder)
         self._memory = memory = Memory(settings.max_assets)
+        self._arena = memory.arena
         self._judge = Judge(memory, self._shapes, settings.hop, settings.learn_rows)
         self._learning = Learning(settings, memory, self._shapes, self._judge.depth)
         self._admission = Admission(settings, memory)
@@ -58,10 +59,15 @@ class Detector:
         at, values = reading.at, reading.values
         if at <= known.at:
             self._intake.check_time(known, reading)
-        if [*values] != known.layout:
+        if len(values) != known.whole:
             self._intake.take(known, reading)
             return
-        known.pack(self._memory.arena.raw, known.cursor, *values.values(), at)
+        try:
+            row = known.pick(values)
+        except KeyError:
+            self._intake.take(known, reading)
+            return
+        known.pack(self._arena.raw, known.cursor, *row, at)
         known.at, known.seen = at, values
         cursor = known.cursor + known.stride
         known.cursor = known.start if cursor == known.end else cursor

@@ -20,7 +20,6 @@ from appliance.inference.detector.settings import DetectorSettings
 MAX_BACKWARDS = 30  # readings in a row that are refused for their time
 HOLD_ROWS = 64  # for which a channel that stays away keeps its last value
 RETURN_ROWS = 64  # after which a channel that came back counts again
-MAX_ORDERS = 8  # a device that shuffles its points is read the slow way
 
 Settle = Callable[[Asset], None]
 
@@ -72,7 +71,8 @@ class Intake:
         asset.open_row.update(values)
         if len(asset.open_row) >= asset.width - len(asset.away):
             self._close(asset)
-        self._follow_order(asset, values)
+        simple = not (asset.open_row or asset.away or asset.missing)
+        asset.whole = asset.width if simple else 0
 
     def _close(self, asset: Asset) -> None:
         """Write the open row."""
@@ -116,9 +116,7 @@ class Intake:
         """New columns. As long as the asset has hardly begun they learn with the others, as if they had stood still."""
         self._settle(asset)
         before, kept = asset.width, min(asset.rows, asset.ring)
-        asset.channels = asset.channels + names
-        asset.columns = {channel: column for column, channel in enumerate(asset.channels)}
-        asset.layout = None
+        asset.rename(asset.channels + names)
         self._memory.reshape(asset, asset.ring)
         samples = self._memory.samples(asset, kept)
         samples[:, before:] = [values[name] for name in names]
@@ -127,18 +125,3 @@ class Intake:
             for name in names:
                 self._learning.expect(asset, name)
         self._reached(asset)
-
-    def _follow_order(self, asset: Asset, values: dict[str, float]) -> None:
-        """Is the next reading like this one a whole row, in the order of the columns?"""
-        names = list(values)
-        whole = len(names) == asset.width and not asset.open_row
-        if whole and names != asset.channels and asset.orders < MAX_ORDERS:
-            self._settle(asset)
-            order = [asset.columns[name] for name in names]
-            self._memory.permute(asset, order)
-            asset.shape_cause = order.index(asset.shape_cause)
-            asset.channels = names
-            asset.columns = {channel: column for column, channel in enumerate(names)}
-            asset.orders += 1
-        simple = not (asset.open_row or asset.away or asset.missing)
-        asset.layout = asset.channels if simple else None

@@ -27,15 +27,17 @@ class Judged(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Where to look in the arena."""
+    """All arrays are [points]."""
 
-    asset: Integers  # [points] its index
-    rows: Integers  # [points] how many each had had
-    width: Integers  # [points] slots
-    first: Integers  # [points] first slot
-    column: Integers  # [slots]
-    head: Integers  # [slots] word of the block's first row
-    stride: Integers  # [slots] words
+    asset: Integers  # its index
+    rows: Integers  # how many it had had
+    base: Integers  # word of its block
+    width: Integers  # slots
+    first: Integers  # slot
+
+    def only(self, chosen: Integers) -> "Points":
+        width = self.width[chosen]
+        return Points(self.asset[chosen], self.rows[chosen], self.base[chosen], width, np.cumsum(width) - width)
 
 
 class Weighed(NamedTuple):
@@ -81,16 +83,20 @@ class Judge:
         times = self._times(points)
         shapes = self._shape(points)
         origin = self._shapes.name, self._shapes.version, self._shapes.device
-        for place, (asset, row, at, *judged) in enumerate(
+        learn_rows = self._learn_rows
+        for place, (asset, row, at, level_score, level_cause) in enumerate(
             zip(due, rows, times.tolist(), found.score.tolist(), found.cause.tolist(), strict=True)
         ):
-            if place in shapes:
+            if shapes and place in shapes:
                 asset.shape_score, asset.shape_cause = shapes[place]
-            score, cause, branch = *judged, "level"
-            if asset.shape_score > score:
+            if asset.shape_score > level_score:
                 score, cause, branch = asset.shape_score, asset.shape_cause, "autoencoder"
-            threshold, alarm = _decide(asset, score, row)
-            learned = min(row, self._learn_rows)
+            else:
+                score, cause, branch = level_score, level_cause, "level"
+            latch, threshold, alarm = asset.latch, THRESHOLD, False
+            if score > THRESHOLD or latch.busy:
+                threshold, alarm = _decide(asset, score, row)
+            learned = row if row < learn_rows else learn_rows
             name = asset.channels[cause]
             judgement = Score(at, score, threshold, asset.stage, name, branch, alarm, learned, *origin)
             out.append(Judged(asset.name, judgement))
@@ -99,19 +105,11 @@ class Judge:
         memory = self._memory
         index = np.array([asset.index for asset in due], np.int64)
         width = memory.width[index]
-        ends = np.cumsum(width)
-        first = ends - width
-        slot = np.arange(int(ends[-1]))
-        column = slot - np.repeat(first, width)
-        head = slot + np.repeat(memory.base[index] - first, width)
-        return Points(index, np.array(rows, np.int64), width, first, column, head, np.repeat(width + 1, width))
+        return Points(index, np.array(rows, np.int64), memory.base[index], width, np.cumsum(width) - width)
 
     def _level(self, points: Points) -> Weighed:
-        row = self._row
-        window = self._window(points, level.WINDOW)
-        away = level.deviations(
-            window, row(points, Row.CENTRE), row(points, Row.WEIGHT), row(points, Row.SWITCH), row(points, Row.ACTIVE)
-        )
+        block = self._block(points, level.WINDOW, Row.CENTRE, Row.WEIGHT, Row.SWITCH, Row.ACTIVE)
+        away = level.deviations(block[4:], *block[:4])
         return _pooled(away, points, self._memory.level[points.asset])
 
     def _shape(self, points: Points) -> dict[int, tuple[float, int]]:
@@ -122,65 +120,49 @@ class Judge:
         looked = np.flatnonzero((points.rows % self._look == 0) & (unit > 0.0))
         if not looked.size:
             return {}
-        chosen = _choose(points, looked)
-        row = self._row
-        windows = self._window(chosen, self._shapes.window)
-        residual = self._shapes.residuals(windows, row(chosen, Row.CENTRE), row(chosen, Row.SHAPE_SCALE))
-        weighed = residual * row(chosen, Row.SHAPE_WEIGHT) * row(chosen, Row.ACTIVE)
+        chosen = points.only(looked)
+        block = self._block(chosen, self._shapes.window, Row.CENTRE, Row.SHAPE_SCALE, Row.SHAPE_WEIGHT, Row.ACTIVE)
+        centre, scale, weight, active = block[:4]
+        weighed = self._shapes.residuals(block[4:], centre, scale) * weight * active
         found = _pooled(weighed, chosen, unit[looked] * EXCEED)
         return dict(zip(looked.tolist(), zip(found.score.tolist(), found.cause.tolist(), strict=True), strict=True))
 
-    def _window(self, points: Points, length: int) -> Floats:
-        """[length, slots]: the newest rows, the oldest first."""
-        memory = self._memory
-        words = memory.arena.words
-        ring = (points.rows - length + np.arange(length)[:, None]) & memory.mask[points.asset]
-        row = (ring + HEADER) * (points.width + 1)
-        width = int(points.width[0])
-        if (points.width == width).all():
-            # Nearly always so, and 4 x faster: whole rows are copied, from a view in which every word begins a row.
-            rows = np.ndarray((len(words) - width + 1, width), np.float64, words.data, 0, (WORD, WORD))
-            window: Floats = rows[row + memory.base[points.asset]].reshape(length, -1)
-            return window
-        place = np.repeat(row, points.width, axis=1)
-        place += points.head
-        return words.take(place)
-
-    def _row(self, points: Points, row: Row) -> Floats:
-        """[slots] of the blocks' headers."""
-        return self._memory.arena.words.take(points.head + row * points.stride if row else points.head)
+    def _block(self, points: Points, length: int, *header: Row) -> Floats:
+        """[headers + length, slots]: rows of the header, then the newest samples, the oldest first."""
+        row = np.empty((len(header) + length, len(points.asset)), np.int64)
+        row[: len(header)] = np.array(header)[:, None]
+        ring = row[len(header) :]
+        np.add(np.arange(-length, 0)[:, None], points.rows, out=ring)
+        ring &= self._memory.mask[points.asset]
+        ring += HEADER
+        row *= points.width + 1
+        row += points.base
+        return _gather(self._memory.arena.words, row, points)
 
     def _times(self, points: Points) -> Integers:
-        memory, index = self._memory, points.asset
-        row = ((points.rows - 1) & memory.mask[index]) + HEADER
-        return memory.arena.integers.take(memory.base[index] + row * (points.width + 1) + points.width)
+        row = ((points.rows - 1) & self._memory.mask[points.asset]) + HEADER
+        return self._memory.arena.integers.take(points.base + row * (points.width + 1) + points.width)
+
+
+def _gather(words: Floats, row: Integers, points: Points) -> Floats:
+    """[rows, slots] from the first words of `row` [rows, points]."""
+    width = int(points.width[0])
+    if (points.width == width).all():
+        # Nearly always so, and 4 x faster: whole rows are copied, from a view in which every word begins a row.
+        rows = np.ndarray((len(words) - width + 1, width), np.float64, words.data, 0, (WORD, WORD))
+        gathered: Floats = rows[row].reshape(len(row), -1)
+        return gathered
+    place = np.repeat(row - points.first, points.width, axis=1)
+    place += np.arange(place.shape[1])
+    return words.take(place)
 
 
 def _decide(asset: Asset, score: float, row: int) -> tuple[float, bool]:
-    """The threshold that holds and whether the asset is abnormal; its latch sees only what can change it."""
-    latch = asset.latch
-    if (latch.standing or score > THRESHOLD) and asset.stage is not Stage.LEARNING and latch.step(score, row):
-        return THRESHOLD, True
-    return latch.level(row), False
-
-
-def _choose(points: Points, looked: Integers) -> Points:
-    """Only these points."""
-    if looked.size == len(points.asset):
-        return points
-    keep = np.zeros(len(points.asset), bool)
-    keep[looked] = True
-    slots = np.flatnonzero(np.repeat(keep, points.width))
-    width = points.width[looked]
-    return Points(
-        points.asset[looked],
-        points.rows[looked],
-        width,
-        np.cumsum(width) - width,
-        points.column[slots],
-        points.head[slots],
-        points.stride[slots],
-    )
+    """The threshold that holds and whether the asset is abnormal."""
+    if asset.stage is Stage.LEARNING:
+        return THRESHOLD, False
+    alarm = asset.latch.step(score, row)
+    return THRESHOLD if alarm else asset.latch.level(row), alarm
 
 
 def _pooled(weighed: Floats, points: Points, unit: Floats) -> Weighed:
@@ -188,9 +170,9 @@ def _pooled(weighed: Floats, points: Points, unit: Floats) -> Weighed:
     fourth = weighed * weighed
     fourth *= fourth
     score = np.sqrt(np.sqrt(np.add.reduceat(fourth, points.first))) / unit
-    largest = np.repeat(np.maximum.reduceat(weighed, points.first), points.width)
-    top = np.flatnonzero(weighed == largest)
+    largest = np.maximum.reduceat(weighed, points.first)
+    top = np.flatnonzero(weighed == np.repeat(largest, points.width))[::-1]
     point = np.searchsorted(points.first, top, side="right") - 1
     cause = np.zeros(len(points.first), np.int64)
-    cause[point[::-1]] = points.column[top[::-1]]
+    cause[point] = top - points.first[point]
     return Weighed(score, cause)

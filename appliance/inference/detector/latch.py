@@ -1,6 +1,6 @@
 """When an alarm begins and ends: one asset's memory between two scores.
 
-    quiet --score > bar--> standing --score < release--> quiet, with a raised bar for a while
+    quiet --score > bar for 10 rows, or > 1.5 bars once--> standing --score < release--> quiet, with a raised bar
 
 What remains after a fault (a changed level, a slow way back) is measured against the alarm's own peak, not against the
 threshold alone: an alarm ends at 60 % of the threshold, or at a quarter of its peak (but never above three thresholds),
@@ -10,6 +10,8 @@ and for 300 rows only half its peak (at most four thresholds) raises a new one. 
 from msgspec import Struct
 
 THRESHOLD = 1.6  # in units of the largest scores of the learning period (level.RANK)
+CONFIRM_ROWS = 10  # a score that is only just over must stay over: noise does not
+CERTAIN = 1.5  # times the bar needs no confirmation
 RELEASE = 0.6 * THRESHOLD
 PLATEAU = 0.25  # of the peak
 MAX_RELEASE = 3.0 * THRESHOLD
@@ -19,12 +21,17 @@ REARM_ROWS = 300
 
 
 class Latch(Struct):
-    """`standing`: the asset is held to be abnormal. Rows are counted by the asset."""
+    """`standing`: the asset is held to be abnormal. `busy`: it must see all scores, not only those over the threshold.
+
+    Rows are counted by the asset.
+    """
 
     standing: bool = False
+    busy: bool = False
     peak: float = 0.0
     bar: float = THRESHOLD
     raised_until: int = 0  # row at which the bar falls back to the threshold
+    over_since: int = -1  # row from which the score has been over the bar; -1: it is not
 
     def level(self, row: int) -> float:
         """What a score must exceed to raise the alarm."""
@@ -32,16 +39,31 @@ class Latch(Struct):
 
     def step(self, score: float, row: int) -> bool:
         """The state after `score` of `row`. Rows must not run backwards; some may be left out."""
-        if not self.standing:
-            self.standing, self.peak = score > self.level(row), score
-            return self.standing
+        if self.standing:
+            self._stand(score, row)
+        else:
+            self._wait(score, row)
+        self.busy = self.standing or self.over_since >= 0 or row < self.raised_until
+        return self.standing
+
+    def reset(self) -> None:
+        """New statistics: what stood under the old ones is judged afresh."""
+        self.standing = self.busy = False
+        self.raised_until, self.over_since = 0, -1
+
+    def _wait(self, score: float, row: int) -> None:
+        bar = self.level(row)
+        if score <= bar:
+            self.over_since = -1
+            return
+        if self.over_since < 0:
+            self.over_since = row
+        if score > CERTAIN * bar or row - self.over_since >= CONFIRM_ROWS:
+            self.standing, self.peak, self.over_since = True, score, -1
+
+    def _stand(self, score: float, row: int) -> None:
         self.peak = max(self.peak, score)
         if score < max(RELEASE, min(PLATEAU * self.peak, MAX_RELEASE)):
             self.standing = False
             self.bar = max(THRESHOLD, min(REARM * self.peak, MAX_BAR))
             self.raised_until = row + REARM_ROWS
-        return self.standing
-
-    def reset(self) -> None:
-        """New statistics: what stood under the old ones is judged afresh."""
-        self.standing, self.raised_until = False, 0

@@ -92,7 +92,7 @@ class Learning:
         self._memory.level[asset.index] = lesson.level
         self._write(asset, founders, lesson, lesson.level)
         if asset.shape_model != self._shapes.identity or asset.rows == self._settings.learn_rows:
-            self._learn_shapes(asset, founders, samples, lesson)
+            self._measure(asset, founders, samples, lesson)
         asset.latch.reset()
 
     def _join(self, asset: Asset, channel: str) -> None:
@@ -105,8 +105,8 @@ class Learning:
         self._write(asset, column, lesson, pooled)
         shape_level = float(memory.shape_level[asset.index])
         if shape_level > 0.0:
-            self._learn_shapes(asset, column, samples, lesson)
-            memory.shape_level[asset.index] = float(level.pool(np.array([shape_level, 1.0])))
+            reached = self._learn_shapes(asset, column, samples, lesson)
+            memory.shape_level[asset.index] = float(level.pool(np.array([shape_level, reached])))
         asset.late.discard(channel)
 
     def _write(self, asset: Asset, columns: list[int], lesson: level.Lesson, pooled: float) -> None:
@@ -117,11 +117,17 @@ class Learning:
         header[Row.SHAPE_SCALE, columns] = lesson.scale
         header[Row.ACTIVE, columns] = [asset.channels[column] not in asset.away for column in columns]
 
-    def _learn_shapes(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> None:
+    def _measure(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> None:
+        """What the model makes of the asset."""
+        self._memory.shape_level[asset.index] = self._learn_shapes(asset, columns, samples, lesson)
+        asset.shape_score = 0.0
+        asset.shape_model = self._shapes.identity if self._shapes.enough(len(samples)) else ""
+
+    def _learn_shapes(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> float:
+        """What these channels reached together."""
         weight, pooled = self._shapes.learn(samples, lesson.centre, lesson.scale)
         self._memory.header(asset)[Row.SHAPE_WEIGHT, columns] = weight
-        self._memory.shape_level[asset.index] = pooled
-        asset.shape_score, asset.shape_model = 0.0, self._shapes.identity if pooled > 0.0 else ""
+        return pooled
 
     def _adapt(self, asset: Asset) -> None:
         header = self._memory.header(asset)
@@ -129,7 +135,7 @@ class Learning:
         samples = self._memory.samples(asset, self._settings.learn_rows)[:, columns]
         centre, scale = header[Row.CENTRE, columns], header[Row.SHAPE_SCALE, columns]
         nothing = np.zeros(len(columns))
-        self._learn_shapes(asset, columns, samples, level.Lesson(centre, nothing, nothing, 0.0, scale))
+        self._measure(asset, columns, samples, level.Lesson(centre, nothing, nothing, 0.0, scale))
 
 
 def _power_of_two(rows: int) -> int:

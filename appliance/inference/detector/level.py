@@ -62,16 +62,22 @@ def learn(samples: Floats) -> Lesson:
 def deviations(window: Floats, centre: Floats, weight: Floats, switch: Floats, active: Floats) -> Floats:
     """Of each channel from its learned centre: [channels], from `window` [WINDOW, channels], which is overwritten."""
     np.multiply(window, 1.0 / WINDOW, out=window)
-    away: Floats = np.add.reduce(window, axis=0)
+    away = column_sums(window)
     np.subtract(away, centre, out=away)
     np.abs(away, out=away)
     np.multiply(away, weight, out=away)
     np.fmin(away, LIMIT, out=away)  # NaN (an overflow times 0) becomes LIMIT, too
     fixed = np.flatnonzero(switch)
     if fixed.size:
-        away[fixed] = switch[fixed] * _share_away(window[:, fixed], centre[fixed])
+        away[fixed] = switch[fixed] * _share_away(window.take(fixed, axis=1), centre[fixed])
     np.multiply(away, active, out=away)
     return away
+
+
+def column_sums(values: Floats) -> Floats:
+    """Row after row, however many columns there are: numpy would add a lone column in another order."""
+    sums: Floats = np.add.reduce(values, axis=0) if values.shape[1] > 1 else np.add.accumulate(values, axis=0)[-1]
+    return sums
 
 
 def pool(scores: Floats) -> Floats:
@@ -118,5 +124,5 @@ def _share_away(parts: Floats, centre: Floats) -> Floats:
     moved = parts - home
     moved[np.abs(moved) <= JITTER * np.abs(home)] = 0.0
     furthest = np.abs(moved).max(axis=0)
-    mean = np.abs((moved / WINDOW).sum(axis=0))
+    mean = np.abs(column_sums(moved / WINDOW))
     return np.where(furthest > 0.0, mean / np.where(furthest > 0.0, furthest, 1.0), 0.0)

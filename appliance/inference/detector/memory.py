@@ -78,12 +78,6 @@ class Memory:
         self.header(asset)[:, : header.shape[1]] = header
         self.fill(asset, samples, times)
 
-    def permute(self, asset: Asset, order: list[int]) -> None:
-        """Column k becomes what column order[k] was."""
-        self.header(asset)[:] = self.header(asset)[:, order]
-        samples = self._ring(asset)[:, :-1]
-        samples[:] = samples[:, order]
-
     def fill(self, asset: Asset, samples: Floats, times: Integers) -> None:
         """Put the newest rows into the ring: `samples` [n, at most width], `times` [n]."""
         place = np.arange(asset.rows - len(samples), asset.rows) & (asset.ring - 1)

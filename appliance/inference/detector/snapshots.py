@@ -38,7 +38,6 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     missing: dict[str, _Count]
     away: _Names
     late: _Names
-    orders: _Count
     backwards: _Count
     backwards_row: _Count
     stage: Stage
@@ -91,7 +90,7 @@ def revive(asset: Asset, record: Record) -> None:
     asset.at, asset.seen, asset.rows = record.at, record.seen, record.rows
     asset.open_row, asset.missing = record.open_row, record.missing
     asset.away, asset.late = set(record.away), set(record.late)
-    asset.orders, asset.backwards, asset.backwards_row = record.orders, record.backwards, record.backwards_row
+    asset.backwards, asset.backwards_row = record.backwards, record.backwards_row
     asset.stage, asset.events, asset.next_due = record.stage, sorted(record.events), record.next_due
     asset.latch = record.latch
     asset.shape_score, asset.shape_cause, asset.shape_model = (
@@ -99,7 +98,7 @@ def revive(asset: Asset, record: Record) -> None:
         record.shape_cause,
         record.shape_model,
     )
-    asset.layout = None if asset.open_row or asset.away or asset.missing else asset.channels
+    asset.whole = 0 if asset.open_row or asset.away or asset.missing else asset.width
 
 
 def refill(memory: Memory, asset: Asset, record: Record) -> None:
@@ -131,7 +130,6 @@ def _record(memory: Memory, asset: Asset, kept: int) -> Record:
         missing=asset.missing,
         away=sorted(asset.away),
         late=sorted(asset.late),
-        orders=asset.orders,
         backwards=asset.backwards,
         backwards_row=asset.backwards_row,
         stage=asset.stage,
