@@ -20,7 +20,7 @@ from appliance.store.seal import RotError, seal, unseal
 
 MAX_ROWS = 4096
 MAX_CELLS = 1 << 18  # rows times points: 2 MB while it is open
-LEVEL = 6  # of zstandard
+LEVEL = 3  # of zstandard
 
 _RAW = -1
 _WIDENED = 64  # added to the exponent of a column of widened float32
@@ -67,9 +67,14 @@ def encode(chunk: Chunk) -> bytes:
     exponents = _exponents(columns)
     longs = np.empty((1 + len(columns), chunk.rows), np.int64)
     longs[0] = _rises(_rises(chunk.times))
-    for row, column, exponent in zip(longs[1:], columns, exponents, strict=True):
-        row[:] = column.view(np.int64) if exponent == _RAW else _rises(_whole(column, exponent)[0])
-    wire = _Wire(1, chunk.rows, exponents, np.packbits(absent).tobytes() if gaps else b"", _shuffle(_zigzag(longs)))
+    for exponent in set(exponents.tolist()):
+        some = np.flatnonzero(exponents == exponent)
+        longs[1 + some] = (
+            columns[some].view(np.int64) if exponent == _RAW else _rises(_whole(columns[some], exponent)[0])
+        )
+    wire = _Wire(
+        1, chunk.rows, exponents.tolist(), np.packbits(absent).tobytes() if gaps else b"", _shuffle(_zigzag(longs))
+    )
     return seal(msgspec.msgpack.encode(wire), LEVEL, _context(chunk.points))
 
 
@@ -82,9 +87,11 @@ def decode(points: Points, blob: bytes) -> Chunk:
     if wire.version != 1 or len(wire.exponents) != len(points):
         raise RotError(f"version {wire.version}, {len(wire.exponents)} columns")
     longs = _unzigzag(_unshuffle(wire.body, 1 + len(points), wire.rows))
-    columns = np.empty((len(points), wire.rows), np.float64)
-    for column, row, exponent in zip(columns, longs[1:], wire.exponents, strict=True):
-        column[:] = row.view(np.float64) if exponent == _RAW else _back(np.cumsum(row), exponent)
+    columns, exponents = np.empty((len(points), wire.rows), np.float64), np.array(wire.exponents)
+    for exponent in set(wire.exponents):
+        some = np.flatnonzero(exponents == exponent)
+        rows = longs[1 + some]
+        columns[some] = rows.view(np.float64) if exponent == _RAW else _back(np.cumsum(rows, axis=1), exponent)
     if wire.absent:
         absent = np.unpackbits(np.frombuffer(wire.absent, np.uint8), count=columns.size)
         columns[absent.reshape(columns.shape).astype(bool)] = np.nan
@@ -182,16 +189,18 @@ def _fill(columns: Doubles, absent: NDArray[np.bool_]) -> Doubles:
     return filled
 
 
-def _exponents(columns: Doubles) -> list[int]:
-    """A column's exponent, or _RAW where its values are not decimals."""
+def _exponents(columns: Doubles) -> Longs:
+    """int64[points]: a column's exponent, or _RAW where its values are not decimals."""
     found = np.full(len(columns), _RAW)
     sample = np.ascontiguousarray(columns[:, :: max(1, columns.shape[1] // _SAMPLE)])
     for exponent in _EXPONENTS:
         left = np.flatnonzero(found == _RAW)
+        if not len(left):
+            break
         likely = left[_is_exact(sample[left], exponent)]
         if len(likely):
             found[likely[_is_exact(columns[likely], exponent)]] = exponent
-    return [int(exponent) for exponent in found]
+    return found
 
 
 def _is_exact(columns: Doubles, exponent: int) -> NDArray[np.bool_]:
@@ -218,7 +227,9 @@ def _back(whole: Longs, exponent: int) -> Doubles:
 
 
 def _rises(longs: Longs) -> Longs:
-    return np.diff(longs, prepend=np.int64(0))
+    rises = longs.copy()
+    rises[..., 1:] -= longs[..., :-1]
+    return rises
 
 
 def _zigzag(longs: Longs) -> Longs:

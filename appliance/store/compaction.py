@@ -23,15 +23,14 @@ _FULL_ROWS = 2048
 
 def fold(shelf: Shelf, now: int) -> bool:
     """Turn all frames into chunks, where they are enough or old enough."""
-    due = shelf.tail_bytes >= shelf.space.tail or now - shelf.tail_since >= FOLD_AFTER
-    if not (shelf.tail_bytes and due):
+    if shelf.tail_since is None or not (shelf.tail_bytes >= shelf.space.tail or now - shelf.tail_since >= FOLD_AFTER):
         return False
     with transaction(shelf.connection):
         for asset, parts in _tail(shelf).items():
             _write_chunks(shelf, asset, parts, 0)
         shelf.execute("DELETE FROM frame")
         clean(shelf)
-    shelf.tail_bytes = 0
+    shelf.tail_bytes, shelf.tail_since = 0, None
     return True
 
 

@@ -91,7 +91,7 @@ class History:
             except BaseException:
                 shelf.forget_keys()
                 raise
-        if not shelf.tail_bytes:
+        if shelf.tail_since is None:
             shelf.tail_since = now
         shelf.tail_bytes += tail
         shelf.block_bytes += waves

@@ -120,6 +120,23 @@ def test_small_chunks_become_large_ones(history: History) -> None:
     assert history.tally.repeats == 0
 
 
+def test_frames_become_chunks_when_they_are_old_or_many(history: History) -> None:
+    for turn in range(20):
+        history.append(commit("a", [(NOW + turn * SECOND, {"x": 0.5})]), NOW + turn * SECOND)
+        tidy(history, NOW + turn * SECOND)
+    assert (chunks(history), len(ids(history, "frame"))) == (0, 20)
+    tidy(history, NOW + 600 * SECOND)
+    assert (chunks(history), len(ids(history, "frame"))) == (1, 0)
+    values = random.Random(1).randbytes(100_000)
+    times = array("q", range(NOW, NOW + 12_500)).tobytes()
+    turns = 0
+    while chunks(history) == 1:
+        history.append(Commit([("b", Part(("x",), times, values))], []), NOW + 700 * SECOND)
+        tidy(history, NOW + 700 * SECOND)
+        turns += 1
+    assert 10 < turns <= 42
+
+
 def test_many_chunks_of_the_same_span(history: History) -> None:
     now, expected = NOW, []
     for turn in range(23):
