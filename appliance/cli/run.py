@@ -127,7 +127,7 @@ def _program(called: Path) -> str:
 
 def _write_report(path: Path, picture: "Picture") -> None:
     from appliance.errors import StoreError
-    from appliance.store import files
+    from appliance.runtime import files
 
     text = msgspec.json.format(msgspec.json.encode(picture.summary(time.time_ns())), indent=2)
     try:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from appliance.errors import DamagedError, StoreError
-from appliance.store import files, migrations
+from appliance.runtime import files
+from appliance.store import migrations
 
 _BUSY_S = 5.0
 _REMEDIES = {

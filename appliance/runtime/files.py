@@ -1,0 +1,63 @@
+"""Files that survive a power cut: written whole or not at all."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from appliance.errors import DamagedError, StoreError
+
+_DIGEST = 32  # bytes of SHA-256 in front of a sealed file's content
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Temporary file, fsync, rename, fsync of the folder: at every moment the old content or the new one is there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror}", "Make room or give the right to write."
+        ) from error
+
+
+def write_sealed(path: Path, data: bytes) -> None:
+    """`write_atomic` with a digest in front, so that rot is seen on reading."""
+    write_atomic(path, hashlib.sha256(data).digest() + data)
+
+
+def read_sealed(path: Path, limit: int) -> bytes | None:
+    """The content, None where there is no file. DamagedError: its digest is wrong, or over `limit` bytes."""
+    try:
+        if path.stat().st_size > limit + _DIGEST:
+            raise DamagedError(f"{path} is larger than {limit} bytes", "It is not a file of this program.")
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}", "Give the right to read it.") from error
+    if hashlib.sha256(raw[_DIGEST:]).digest() != raw[:_DIGEST]:
+        raise DamagedError(f"{path} is damaged", "It is set aside; what it held is learned anew.")
+    return raw[_DIGEST:]
+
+
+def set_aside(path: Path, now: int) -> Path:
+    """Rename a damaged file so that a person can look at it; `now` in UTC ns makes the name."""
+    aside = path.with_name(f"{path.name}.damaged-{now // 1_000_000_000}")
+    path.replace(aside)
+    _sync_folder(path.parent)
+    return aside
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
