@@ -175,9 +175,8 @@ class Ingest:
         # Status asks for the detail before it reads the books.
         self._balance()
         detail: dict[str, Any] = {"connectors": {source.name: source.describe() for source in self._sources}}
-        for name, ledger in (("commands", self._commands), ("bus", self._bus.ledger)):
-            if ledger.dropped:
-                detail[f"{name}_dropped"] = dict(ledger.dropped)
+        if self._commands.dropped:
+            detail["commands_dropped"] = dict(self._commands.dropped)
         return detail
 
     def _balance(self) -> None:

@@ -10,6 +10,7 @@ An abrupt end is told by the broker: the session's last will is `will(service)`.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ from appliance.runtime.service import Clock, Pulse
 
 PERIOD_S = 2.0
 
+ARRIVED = ("too-large", "overrun", "unclaimed")  # under which a session drops what never reached its service
+
 
 def will(service: str) -> Message:
     """The last will of a service's session. It is written before the event it tells of, so its time is 0."""
@@ -31,7 +34,10 @@ def will(service: str) -> Message:
 
 
 class Status:
-    """Publishes a ledger's books and the service's own `detail` (plain values) when they change."""
+    """Publishes a ledger's books and the service's own `detail` (plain values) when they change.
+
+    What the session itself dropped is told, too: on its way in as part of the books, on its way out as `unsent`.
+    """
 
     def __init__(
         self,
@@ -78,17 +84,20 @@ class Status:
         self._published = state
 
     def _state(self, online: bool) -> State:
-        ledger = self._ledger
-        detail = self._detail()
-        if ledger.examples:
-            detail = {**detail, "examples": dict(ledger.examples)}
+        detail = self._detail()  # which may bring the ledger up to date
+        books, session = self._ledger, self._bus.ledger
+        arrived = {reason: count for reason, count in session.dropped.items() if reason in ARRIVED}
+        unsent = {reason: count for reason, count in session.dropped.items() if reason not in ARRIVED}
+        dropped = Counter(books.dropped) + Counter(arrived)
+        examples = {reason: case for reason, case in session.examples.items() if reason in ARRIVED} | books.examples
+        named = {"unsent": unsent, "examples": examples}
         return State(
             at=self._clock(),
             online=online,
             version=self._version,
-            received=ledger.received,
-            processed=ledger.processed,
-            queued=ledger.queued,
-            dropped=dict(ledger.dropped),
-            detail=detail,
+            received=books.received + sum(arrived.values()),
+            processed=books.processed,
+            queued=books.queued,
+            dropped=dict(dropped),
+            detail=detail | {name: value for name, value in named.items() if value},
         )

@@ -48,6 +48,23 @@ def test_the_books_and_the_detail_are_told() -> None:
     assert state.detail == {"rows": 3, "examples": {"malformed": "line1/pump: not CBOR"}}
 
 
+def test_what_the_session_dropped_is_told_with_its_direction() -> None:
+    async def scenario() -> State:
+        broker, ledger = MemoryBroker(), Ledger()
+        ledger.received = ledger.processed = 4
+        async with MemoryBus(broker) as bus:
+            for reason in ("too-large", "offline"):
+                bus.ledger.received += 2
+                bus.ledger.drop(reason, "mw/v1/reading/line1/pump", 2)
+            task = await started(make(bus, ledger, {}))
+            task.cancel()
+        return told(broker)
+
+    state = asyncio.run(scenario())
+    assert (state.received, state.processed, state.queued, state.dropped) == (6, 4, 0, {"too-large": 2})
+    assert state.detail == {"unsent": {"offline": 2}, "examples": {"too-large": "mw/v1/reading/line1/pump"}}
+
+
 class Listening(MemoryBroker):
     """A broker that remembers how much had been received each time a state was published."""
 
