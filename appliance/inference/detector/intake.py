@@ -64,10 +64,10 @@ class Intake:
             self._extend(asset, unknown, values)
         for name in asset.away & values.keys():
             self._welcome(asset, name)
-        asset.seen = {**asset.seen, **values} if reading.at == asset.at else values
-        asset.at, asset.backwards = reading.at, 0
         if not asset.open_row.keys().isdisjoint(values):
             self._close(asset)
+        asset.seen = {**asset.seen, **values} if reading.at == asset.at else values
+        asset.at, asset.backwards = reading.at, 0
         asset.open_row.update(values)
         if len(asset.open_row) >= asset.width - len(asset.away):
             self._close(asset)

@@ -1,0 +1,1 @@
+"""How well the detector judges recordings: `tools/evaluate`."""
