@@ -227,12 +227,27 @@ def test_an_asset_has_a_thousand_channels_at_most() -> None:
 
 def test_memory_is_used_again() -> None:
     """Assets of many sizes come and go: blocks are given back, joined and taken again."""
-    detector = Detector(DetectorSettings(max_assets=8))
+    detector = Detector(DetectorSettings(max_assets=8, max_channels=100))
+    reserved = len(detector._memory.arena.words)
     random = np.random.default_rng(5)
     fate: Counter[str] = Counter()
     for number in range(3000):
         values = {f"p{column}": float(column) for column in range(int(random.integers(1, 40)))}
         fate[outcome(detector, f"a{number}", START, values)] += 1
     assert fate[""] > 80
-    assert len(detector.assets()) == 8
-    assert len(detector._memory.arena.words) < 100_000
+    assert fate.keys() <= {"", "too-many-assets", "too-many-channels"}
+    assert len(detector._memory.arena.words) == reserved
+
+
+def test_memory_grows_when_more_is_needed() -> None:
+    """One channel an asset: each row has a time of its own, for which nothing was reserved."""
+    detector = Detector(DetectorSettings(max_assets=60, max_channels=60))
+    reserved = len(detector._memory.arena.words)
+    plant = [Source(detector, f"line/{number}", number) for number in range(60)]
+    for source in plant:
+        source.send(100, "a")
+    assert len(detector._memory.arena.words) > reserved
+    for source in plant:
+        source.send(400, "a")
+        assert not any(score.alarm for score in source.scores)
+        assert source.send(30, "a", shift=4.0)[-1].alarm

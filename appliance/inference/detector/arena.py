@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-FIRST_WORDS = 1 << 14
-
 
 class Arena:
     """`words` are float64, `integers` the same memory as int64, `raw` as bytes. All three are replaced on growth."""
 
-    def __init__(self) -> None:
-        self._free = [(0, FIRST_WORDS)]  # (start, size), in order, neighbours joined
-        self._adopt(np.zeros(FIRST_WORDS))
+    def __init__(self, words: int) -> None:
+        """`words` are promised by the system and cost nothing before they are used; growing costs a copy of all."""
+        self._free = [(0, words)]  # (start, size), in order, neighbours joined
+        self._adopt(np.zeros(words))
 
     def take(self, size: int) -> int:
         """The offset of `size` zeroed words."""

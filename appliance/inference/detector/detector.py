@@ -42,7 +42,7 @@ class Detector:
     def __init__(self, settings: DetectorSettings, autoencoder: Reconstructor | None = None) -> None:
         self._settings = settings
         self._shapes = Shapes(autoencoder)
-        self._memory = memory = Memory(settings.max_assets)
+        self._memory = memory = Memory(settings.max_assets, settings.max_channels)
         self._arena = memory.arena
         self._judge = Judge(memory, self._shapes, settings.hop, settings.learn_rows)
         self._learning = Learning(settings, memory, self._shapes, self._judge.depth)

@@ -31,10 +31,14 @@ class Row(IntEnum):
 
 HEADER = len(Row)
 
+# What is reserved at first: room for all channels while they learn, within reason.
+FEWEST_WORDS = 600  # a channel
+MOST_WORDS = 1 << 24
+
 
 class Memory:
-    def __init__(self, max_assets: int) -> None:
-        self.arena = Arena()
+    def __init__(self, max_assets: int, max_channels: int) -> None:
+        self.arena = Arena(min(max_channels * FEWEST_WORDS, MOST_WORDS))
         self.base: Integers = np.zeros(max_assets, np.int64)
         self.width: Integers = np.ones(max_assets, np.int64)
         self.mask: Integers = np.zeros(max_assets, np.int64)
