@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 PART = 1024  # messages dealt with before the event loop gets its turn
 RETRY_S = 1.0
+_SECOND = 1_000_000_000  # ns
 
 Take = Callable[[str, bytes, int], None]  # asset, payload, arrival
 
@@ -43,6 +44,7 @@ class Record:
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._takers: dict[Kind, Take] = {Kind.READING: self._take_reading, Kind.BLOCK: self._take_block}
         self._routes: dict[str, tuple[Take, str]] = {}  # of topics that were parsed before
+        self._newest_arrival = 0
         self._alarm_trouble = self._alarm_notice = ""
         self._alarms_recorded = 0
 
@@ -64,11 +66,21 @@ class Record:
             pulse.ready()
             async for batch in batches:
                 for part in _parts(batch):
-                    self._take(part, self._clock())
+                    self._take(part, self._arrival(len(part)))
                     await asyncio.sleep(0)
 
+    def _arrival(self, count: int) -> int:
+        """Of the first of so many messages; each is a nanosecond later than the one before it, whatever the clock does.
+
+        So those that carry no time of their own never share one, and none is lost as a repeat.
+        """
+        now = self._clock()
+        if 0 <= self._newest_arrival - now < _SECOND:
+            now = self._newest_arrival + 1
+        self._newest_arrival = now + count - 1
+        return now
+
     def _take(self, batch: Batch, now: int) -> None:
-        """Those that carry no time of their own are taken to be a nanosecond apart: none is lost as a repeat."""
         self._ledger.received += len(batch)
         routes = self._routes
         for arrival, message in enumerate(batch, now):

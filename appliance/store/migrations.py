@@ -94,15 +94,17 @@ def apply(path: Path, migrations: tuple[Migration, ...]) -> None:
 def _apply(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -> None:
     from sqlite_utils import Database
 
+    from appliance.store.database import transaction
+
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded by an empty file only
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.execute("PRAGMA synchronous = FULL")
     db = Database(connection)
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    for number, migration in enumerate(migrations[version:], version + 1):
-        with db.atomic():
-            migration(db)
-            connection.execute(f"PRAGMA user_version = {number}")
+    for number, migration in enumerate(migrations, 1):
+        with transaction(connection):  # another process may be at it too: who comes second finds it done
+            if connection.execute("PRAGMA user_version").fetchone()[0] < number:
+                migration(db)
+                connection.execute(f"PRAGMA user_version = {number}")
 
 
 def main(arguments: list[str]) -> int:
