@@ -105,9 +105,10 @@ def _detect(config: Config, document: Document) -> Service:
     from hardware import accelerators
 
     settings = config.detect
-    backend = plugins.load("appliance.inference.backends", settings.backend)
+    plugin = plugins.load("appliance.inference.backends", settings.backend)
+    backend = plugin.create(plugin.Settings())
     bundle = models.load(Path(settings.model) if settings.model else models.shipped())
-    computer = engine.start(bundle, backend.create(backend.Settings()), settings.device, accelerators.find(backend.ask))
+    computer = engine.start(bundle, backend, settings.device, accelerators.find(backend.ask))
     limits = DetectorSettings(settings.hop, settings.max_assets, settings.max_channels)
     return Detect(
         _session_of(config, "detect"),

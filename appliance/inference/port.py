@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 Tensor = NDArray[np.float32]
@@ -26,6 +27,20 @@ class Spec(NamedTuple):
     name: str
     dtype: str  # one of DTYPES: numpy's name
     shape: tuple[int, ...]  # -1: any length
+
+
+class Plan(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model is compiled. Plain values: they travel to the process that computes."""
+
+    streams: int = 1  # inferences at once; 0: as many as the device does most rows a second with
+    threads: int = 0  # of the CPU; 0: the backend's choice
+    eager: bool = False  # compile every batch size now, so that no later call waits for it
+    blobs: str = ""  # folder that keeps what was compiled; empty: nothing is kept
+    blobs_bytes: int = 256 << 20  # of all that is kept there
+    identity: str = ""  # of the model's content and of the device's driver; empty: nothing is kept
+
+
+PLAN = Plan()
 
 
 class Model(Protocol):
@@ -58,7 +73,17 @@ class Model(Protocol):
 
 
 class Backend(Protocol):
+    """`name` is its file's, `settings` what it was created with: another process makes the same one of them."""
+
+    name: str
     suffixes: tuple[str, ...]  # of the files it loads: .xml, .onnx, .tflite
 
-    def compile(self, path: Path, device: str) -> Model:
+    @property
+    def settings(self) -> Struct: ...
+
+    def compile(self, path: Path, device: str, plan: Plan = PLAN) -> Model:
         """ModelError when the file is refused, DeviceError when the device cannot run it."""
+
+    def ask(self, device: str, name: str) -> object:
+        """A property of a device by OpenVINO's name of it, as `hardware.accelerators.find` asks. RuntimeError where it
+        cannot be had."""

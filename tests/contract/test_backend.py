@@ -17,7 +17,7 @@ from openvino import opset13 as ops
 from appliance.errors import DeviceError, ModelError
 from appliance.inference import models
 from appliance.inference.backends import openvino, replay
-from appliance.inference.port import Backend, Model, Tensor
+from appliance.inference.port import PLAN, Backend, Model, Plan, Tensor
 
 WIDTH = 64
 SHIPPED = models.load(models.shipped()).model
@@ -61,12 +61,15 @@ def running_mean(batch: Tensor) -> Tensor:
 
 
 def cases() -> dict[str, Callable[[], Case]]:
-    def made(backend: Backend, expected: Callable[[Tensor], Tensor]) -> Case:
-        return Case(backend, backend.compile(SHIPPED, "CPU"), expected)
+    def made(backend: Backend, expected: Callable[[Tensor], Tensor], plan: Plan = PLAN) -> Case:
+        return Case(backend, backend.compile(SHIPPED, "CPU", plan), expected)
 
     return {
         "openvino": lambda: made(openvino.create(openvino.Settings()), reference(SHIPPED)),
         "openvino-8": lambda: made(openvino.create(openvino.Settings(largest_batch=8)), reference(SHIPPED)),
+        "openvino-streams": lambda: made(
+            openvino.create(openvino.Settings(largest_batch=32)), reference(SHIPPED), Plan(streams=3)
+        ),
         "replay-identity": lambda: made(replay.create(replay.Settings(answer="identity")), lambda batch: batch),
         "replay-lowpass": lambda: made(replay.create(replay.Settings()), running_mean),
     }

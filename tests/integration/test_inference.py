@@ -40,7 +40,7 @@ def played(wish: str, *facts: Fact, **behaviour: object) -> Engine:
 
 
 def test_the_shipped_model_runs_on_the_best_device_of_this_machine() -> None:
-    facts = accelerators.find(openvino.ask)
+    facts = accelerators.find(openvino.create(openvino.Settings()).ask)
     judge = engine.start(BUNDLE, openvino.create(openvino.Settings()), "auto", facts)
     assert (judge.window, judge.name, judge.version) == (64, BUNDLE.card.name, BUNDLE.card.version)
     assert judge.device in {fact.device for fact in facts if fact.usable}
@@ -49,7 +49,7 @@ def test_the_shipped_model_runs_on_the_best_device_of_this_machine() -> None:
 
 @pytest.mark.parametrize("wish", ["GPU", "NPU"])
 def test_a_device_that_is_wished_for_is_used_or_replaced_aloud(wish: str) -> None:
-    facts = accelerators.find(openvino.ask)
+    facts = accelerators.find(openvino.create(openvino.Settings()).ask)
     fact = next(fact for fact in facts if fact.device.startswith(wish))
     judge = engine.start(BUNDLE, openvino.create(openvino.Settings()), wish, facts)
     if fact.usable:
@@ -113,7 +113,7 @@ def test_a_device_that_does_not_compile_is_replaced_aloud() -> None:
 
 
 def test_a_device_that_answers_wrongly_is_never_used() -> None:
-    judge = played("auto", Fact("CPU"), Fact("NPU"), wrong=("NPU",))
+    judge = played("auto", Fact("CPU"), Fact("NPU"), faulty=("NPU",), fault="wrong")
     assert judge.device == "CPU"
     assert "NPU answers its probe wrongly" in judge.fallback
     np.testing.assert_array_equal(judge(windows(3)), windows(3))
@@ -121,7 +121,7 @@ def test_a_device_that_answers_wrongly_is_never_used() -> None:
 
 def test_a_device_that_fails_later_is_replaced_within_the_batch() -> None:
     probe = len(engine.probe_windows(64))
-    judge = played("auto", Fact("NPU"), Fact("GPU"), Fact("CPU"), calls=probe + 2)
+    judge = played("auto", Fact("NPU"), Fact("GPU"), Fact("CPU"), faulty=("NPU", "GPU"), after=probe + 2)
     for turn in range(6):
         np.testing.assert_array_equal(judge(windows(5, turn)), windows(5, turn))
     assert judge.device == "CPU"

@@ -3,13 +3,12 @@
     [detect]
     backend = "openvino"
 
-A model whose rows may be any number is compiled once for each power of two that is asked for ("bucket"), when it is
-first asked for: on a small model a fixed shape costs less than half of what a free one does. Each bucket keeps one
-request with its tensors set for good, so that a call is one copy in, one inference, one copy out.
+Each shape is compiled on its own (see `_buckets`), once: blobs keep it from then on. Each runner keeps one request with
+its tensors set for good, so that a call is one copy in, one inference, one copy out.
 """
 
 import ctypes
-import threading
+import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,13 +18,12 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from appliance.errors import DeviceError, ModelError
-from appliance.inference import tensors
-from appliance.inference.backends import _bindings
-from appliance.inference.port import DTYPES, Array, Spec
+from appliance.inference.backends import _bindings, _files
+from appliance.inference.backends._buckets import Bucketed, Shapes, powers
+from appliance.inference.blobs import Blobs
+from appliance.inference.port import DTYPES, PLAN, Array, Plan, Spec
 
 SMALL_WEIGHTS = 4 * 1024 * 1024  # bytes; below, a second thread costs more CPU than it saves time
-IR_HEAD = (b"<?xml", b"<net")
-MAX_SHAPES = 16  # combinations of input shapes that a model is kept compiled for
 TYPES = {  # OpenVINO's name -> numpy's
     "f16": "float16",
     "f32": "float32",
@@ -57,141 +55,128 @@ def create(settings: Settings) -> "OpenVino":
     return OpenVino(settings)
 
 
-def ask(device: str, name: str) -> object:
-    """A property of a device, as `hardware.accelerators.find` asks for it. RuntimeError where it cannot be had."""
-    try:
-        answer: object = _core().get_property(device, name)
-        return answer
-    except DeviceError as error:
-        raise RuntimeError(error.message) from None
-
-
 class OpenVino:
+    name = "openvino"
     suffixes = (".xml", ".onnx", ".tflite")
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
 
-    def compile(self, path: Path, device: str) -> "Bucketed":
+    def compile(self, path: Path, device: str, plan: Plan = PLAN) -> Bucketed:
         """`device` is OpenVINO's name: CPU, GPU, GPU.1, NPU."""
+        weights = _files.check(path, self.suffixes)
         graph = _read(path)
         inputs, outputs = _specs(path, graph.inputs, "input"), _specs(path, graph.outputs, "output")
-        largest = _power_of_two(self._settings.largest_batch)
-        model = Bucketed(graph, inputs, outputs, device, self._properties(path, device), largest)
-        model.try_out()
+        # An accelerator takes seconds to minutes for each size; a few rows too many cost it little.
+        sizes = powers(self.settings.largest_batch, 2 if _on_cpu(device) else 4)
+        compiler = _Compiler(graph, inputs, outputs, device, self._properties(weights, device, plan), plan)
+        model = Bucketed(inputs, outputs, device, sizes, compiler.make, plan.streams)
+        model.try_out(plan.eager)
+        model.device = compiler.device
         return model
 
-    def _properties(self, path: Path, device: str) -> dict[str, object]:
-        if not device.startswith("CPU"):
-            return {"PERFORMANCE_HINT": "LATENCY"}
-        small = path.with_suffix(".bin" if path.suffix == ".xml" else path.suffix).stat().st_size <= SMALL_WEIGHTS
-        threads = self._settings.threads or (1 if small else 0)
-        found: dict[str, object] = {"NUM_STREAMS": 1}
-        if threads:
-            found["INFERENCE_NUM_THREADS"] = threads
-        if self._settings.precision == "f32":
+    def ask(self, device: str, name: str) -> object:
+        try:
+            answer: object = _core().get_property(device, name)
+            return answer
+        except DeviceError as error:
+            raise RuntimeError(error.message) from None
+
+    def _properties(self, weights: int, device: str, plan: Plan) -> dict[str, object]:
+        hint: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY" if plan.streams == 1 else "THROUGHPUT"}
+        if not _on_cpu(device):
+            return hint
+        threads = plan.threads or self.settings.threads or int(weights <= SMALL_WEIGHTS)
+        found: dict[str, object] = {"NUM_STREAMS": plan.streams} if plan.streams else hint
+        if plan.streams and threads:
+            found["INFERENCE_NUM_THREADS"] = threads * plan.streams
+        if self.settings.precision == "f32":
             found["INFERENCE_PRECISION_HINT"] = "f32"
         return found
 
 
-class Bucketed:
-    """A model whose rows are computed in batches of a power of two; without rows, in the shapes that come."""
+class _Compiler:
+    """Compiles one graph for one shape after the other, or finds it compiled."""
 
     def __init__(
         self,
         graph: Any,
-        inputs: tuple[Spec, ...],
-        outputs: tuple[Spec, ...],
+        inputs: Sequence[Spec],
+        outputs: Sequence[Spec],
         device: str,
         properties: Mapping[str, object],
-        largest: int,
+        plan: Plan,
     ) -> None:
-        self.inputs, self.outputs, self.device = inputs, outputs, device
-        self._row = tensors.row_of(inputs, outputs)
-        self._fixed = max(inputs[0].shape[0], 0) if self._row is not None else 0
-        self._largest = self._fixed or largest
-        self._graph, self._asked, self._properties = graph, device, properties
-        self._buckets: dict[int, _Request] = {}
-        self._shaped: dict[tuple[tuple[int, ...], ...], _Request] = {}
-        self._lock = threading.Lock()
+        self.device = device  # the one that really computes, once something was compiled
+        self._graph, self._inputs, self._outputs = graph, inputs, outputs
+        self._asked, self._properties, self._streams = device, properties, plan.streams
+        keeps = plan.blobs and plan.identity
+        self._blobs = Blobs(Path(plan.blobs), plan.blobs_bytes, plan.identity) if keeps else None
 
-    def try_out(self) -> None:
-        """One inference, so that a device that cannot run the model says so now."""
-        if self._row is not None:
-            self.infer(np.zeros((1, *self._row), self.inputs[0].dtype))
-        elif all(-1 not in spec.shape for spec in self.inputs):
-            self.run({spec.name: np.zeros(spec.shape, spec.dtype) for spec in self.inputs})
-
-    def infer(self, batch: Array) -> Array:
-        tensors.rows_fit(self._row, batch)
-        count = len(batch)
-        with self._lock:
-            if 0 < count <= self._largest:
-                return self._bucket(count).rows(batch)
-            return self._in_parts(batch)
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        given = tensors.ordered(self.inputs, inputs)
-        with self._lock:
-            return dict(zip((spec.name for spec in self.outputs), self._for(given).run(given), strict=True))
-
-    def close(self) -> None:
-        with self._lock:
-            self._buckets.clear()
-            self._shaped.clear()
-
-    def _in_parts(self, batch: Array) -> Array:
-        starts = range(0, max(len(batch), 1), self._largest)
-        parts = [batch[start : start + self._largest] for start in starts]
-        return np.concatenate([self._bucket(len(part)).rows(part) for part in parts])
-
-    def _bucket(self, count: int) -> "_Request":
-        size = self._fixed or _power_of_two(count)
-        found = self._buckets.get(size)
-        if found is None:
-            found = self._buckets[size] = self._compiled([(size, *self.inputs[0].shape[1:])])
-        return found
-
-    def _for(self, given: Sequence[Array]) -> "_Request":
-        """Compiled for these very shapes: every device can do that, an NPU nothing else."""
-        shapes = tuple(tensor.shape for tensor in given)
-        found = self._shaped.get(shapes)
-        if found is None:
-            while len(self._shaped) >= MAX_SHAPES:
-                del self._shaped[next(iter(self._shaped))]
-            found = self._shaped[shapes] = self._compiled(shapes)
-        return found
-
-    def _compiled(self, shapes: Sequence[tuple[int, ...]]) -> "_Request":
-        native = _bindings.load()
+    def make(self, shapes: Shapes) -> "list[_Request]":
         try:
-            graph = self._graph
-            if any(-1 in spec.shape for spec in self.inputs):
-                graph = graph.clone()
-                graph.reshape({place: native.PartialShape(list(shape)) for place, shape in enumerate(shapes)})
-            compiled = _core().compile_model(graph, self._asked, self._properties)
+            compiled = self._compiled(shapes)
             self.device = _true_device(compiled, self._asked)
-            _give_memory_back()
-            entered = [np.zeros(shape, spec.dtype) for shape, spec in zip(shapes, self.inputs, strict=True)]
-            return _Request(compiled, self.device, entered, self.outputs)
+            count = self._streams or compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            return [_Request(compiled, self.device, shapes, self._inputs, self._outputs) for _ in range(count)]
         except RuntimeError as error:
             raise DeviceError(
                 f"{self._asked} cannot compile the model: {_last_line(error)}",
                 '`millwright doctor` tells what the device lacks; `detect.device = "CPU"` always runs.',
             ) from None
 
+    def _compiled(self, shapes: Shapes) -> Any:
+        key = f"{_bindings.load().get_version()}\n{self._asked}\n{sorted(self._properties.items())}\n{shapes}"
+        compiled = self._known(key)
+        if compiled is None:
+            compiled = _core().compile_model(self._shaped(shapes), self._asked, self._properties)
+            self._keep(key, compiled)
+            _give_memory_back()
+        return compiled
+
+    def _known(self, key: str) -> Any:
+        held = self._blobs.get(key) if self._blobs else None
+        if held is None:
+            return None
+        try:
+            return _core().import_model(held, self._asked, self._properties)
+        except RuntimeError:
+            return None  # the device has other ideas of what it can take: what is compiled now replaces it
+
+    def _keep(self, key: str, compiled: Any) -> None:
+        if self._blobs is None:
+            return
+        stream = io.BytesIO()
+        try:
+            compiled.export_model(stream)
+        except RuntimeError:
+            return  # not every device can: then it compiles each time
+        self._blobs.put(key, stream.getvalue())
+
+    def _shaped(self, shapes: Shapes) -> Any:
+        if all(-1 not in spec.shape for spec in self._inputs):
+            return self._graph
+        shape = _bindings.load().PartialShape
+        graph = self._graph.clone()
+        graph.reshape({place: shape(list(lengths)) for place, lengths in enumerate(shapes)})
+        return graph
+
 
 class _Request:
     """One inference request whose tensors are ours and are set once; outputs of unknown lengths are the runtime's."""
 
-    __slots__ = ("_device", "_entered", "_infer", "_left", "_request")
+    __slots__ = ("_count", "_device", "_entered", "_first", "_infer", "_left", "_request")
 
-    def __init__(self, compiled: Any, device: str, entered: list[Array], outputs: Sequence[Spec]) -> None:
+    def __init__(
+        self, compiled: Any, device: str, shapes: Shapes, inputs: Sequence[Spec], outputs: Sequence[Spec]
+    ) -> None:
         tensor = _bindings.load().Tensor
-        self._device, self._entered = device, entered
+        self._device, self._count = device, 0
+        self._entered = [np.zeros(shape, spec.dtype) for shape, spec in zip(shapes, inputs, strict=True)]
+        self._first = self._entered[0]
         self._left: list[Array | None] = [None] * len(outputs)
         self._request = request = compiled.create_infer_request()
-        for place, array in enumerate(entered):
+        for place, array in enumerate(self._entered):
             request.set_input_tensor(place, tensor(array, shared_memory=True))
         for place, spec in enumerate(outputs):
             if compiled.outputs[place].partial_shape.is_static:
@@ -202,24 +187,36 @@ class _Request:
     def rows(self, batch: Array) -> Array:
         """Rows beyond the batch keep what was there before: rows do not see each other."""
         count = len(batch)
-        self._entered[0][:count] = batch
-        self._call()
+        self._first[:count] = batch
+        try:
+            self._infer({}, True, False)
+        except RuntimeError as error:
+            raise self._failure(error) from None
         return self._answer(0)[:count].copy()
+
+    def begin(self, batch: Array) -> None:
+        self._count = len(batch)
+        self._first[: self._count] = batch
+        try:
+            self._request.start_async({}, None)
+        except RuntimeError as error:
+            raise self._failure(error) from None
+
+    def finish(self) -> Array:
+        try:
+            self._request.wait()
+        except RuntimeError as error:
+            raise self._failure(error) from None
+        return self._answer(0)[: self._count].copy()
 
     def run(self, given: Sequence[Array]) -> list[Array]:
         for entered, array in zip(self._entered, given, strict=True):
             entered[...] = array
-        self._call()
-        return [self._answer(place).copy() for place in range(len(self._left))]
-
-    def _call(self) -> None:
         try:
             self._infer({}, True, False)
         except RuntimeError as error:
-            raise DeviceError(
-                f"{self._device} failed in an inference: {_last_line(error)}",
-                "`millwright doctor` looks at the device.",
-            ) from None
+            raise self._failure(error) from None
+        return [self._answer(place).copy() for place in range(len(self._left))]
 
     def _answer(self, place: int) -> Array:
         left = self._left[place]
@@ -228,26 +225,27 @@ class _Request:
         own: Array = self._request.get_output_tensor(place).data
         return own
 
+    def _failure(self, error: RuntimeError) -> DeviceError:
+        return DeviceError(
+            f"{self._device} failed in an inference: {_last_line(error)}", "`millwright doctor` looks at the device."
+        )
+
 
 @cache
 def _core() -> Any:
     return _bindings.load().Core()
 
 
+def _on_cpu(device: str) -> bool:
+    return device.startswith("CPU")
+
+
 def _read(path: Path) -> Any:
     """The graph of a file. ModelError where OpenVINO refuses it."""
     try:
-        with path.open("rb") as file:
-            head = file.read(64).lstrip()
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}", "Copy the whole bundle again.") from None
-    # OpenVINO would try six other formats on a file that is no IR: slow, and more parsers than a hostile file deserves.
-    if path.suffix == ".xml" and not head.startswith(IR_HEAD):
-        raise ModelError(f"{path}: is no OpenVINO model", "Copy the whole bundle again.")
-    try:
         return _core().read_model(str(path))
     except RuntimeError as error:
-        raise ModelError(f"{path}: is refused: {_last_line(error)}", "Copy the whole bundle again.") from None
+        raise ModelError(f"{path}: is refused: {_last_line(error)}", _files.AGAIN) from None
 
 
 def _specs(path: Path, ports: Sequence[Any], what: str) -> tuple[Spec, ...]:
@@ -279,10 +277,6 @@ def _give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << max(count - 1, 0).bit_length()
 
 
 def _last_line(error: RuntimeError) -> str:

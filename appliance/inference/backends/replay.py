@@ -7,6 +7,9 @@ It gives back its input, its input smoothed, or what was recorded in an .npz fil
 [n, ...], float32, row by row). Its devices, and which of them fail or answer wrongly, are settings.
 """
 
+import os
+import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +20,7 @@ from msgspec import Meta, Struct
 
 from appliance.errors import DeviceError, ModelError
 from appliance.inference import tensors
-from appliance.inference.port import Array, Spec, Tensor
+from appliance.inference.port import PLAN, Array, Plan, Spec, Tensor
 
 LOWPASS_SAMPLES = 5
 MAX_RECORDING = 256 * 1024 * 1024  # bytes
@@ -32,8 +35,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "lowpass"
     file: Annotated[str, Meta(description="The .npz file of `recording`.")] = ""
     devices: Annotated[tuple[str, ...], Meta(description="Devices that compile.")] = ("CPU",)
-    wrong: Annotated[tuple[str, ...], Meta(description="Devices whose answers are off by one.")] = ()
-    calls: Annotated[int, Meta(ge=0, description="Every device but the CPU fails after so many; 0: none fails.")] = 0
+    faulty: Annotated[tuple[str, ...], Meta(description="Devices that show `fault`.")] = ()
+    fault: Annotated[
+        Literal["fail", "hang", "crash", "zeros", "wrong"],
+        Meta(description="An error, no answer at all, the end of the process, zeros, or answers off by one."),
+    ] = "fail"
+    after: Annotated[int, Meta(ge=0, description="Calls that a faulty device answers well before.")] = 0
+    while_file: Annotated[str, Meta(description="A file: faulty only while it is there. Empty: always.")] = ""
+    delay_ms: Annotated[dict[str, float], Meta(description="What a call costs on a device; others: nothing.")] = {}
 
 
 def create(settings: Settings) -> "Replay":
@@ -41,20 +50,26 @@ def create(settings: Settings) -> "Replay":
 
 
 class Replay:
+    name = "replay"
     suffixes = (".xml", ".onnx", ".tflite")
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
 
-    def compile(self, path: Path, device: str) -> "Recorded":
+    def compile(self, path: Path, device: str, plan: Plan = PLAN) -> "Recorded":
         """The model's file must exist; nothing of it is read."""
         if not path.is_file():
             raise ModelError(f"{path}: cannot be read: no such file", "Copy the whole bundle again.")
-        if device not in self._settings.devices:
+        if device not in self.settings.devices:
             raise DeviceError(
-                f"{device} is not one of the replayed devices", f"Use {', '.join(self._settings.devices)}."
+                f"{device} is not one of the replayed devices", f"Use {', '.join(self.settings.devices)}."
             )
-        return Recorded(self._settings, device)
+        return Recorded(self.settings, device)
+
+    def ask(self, device: str, name: str) -> object:
+        if device in self.settings.devices:
+            return {"FULL_DEVICE_NAME": f"replayed {device}", "AVAILABLE_DEVICES": ["0"]}.get(name, "")
+        raise RuntimeError(f"{device} is not one of the replayed devices")
 
 
 class Recorded:
@@ -65,22 +80,42 @@ class Recorded:
 
     def __init__(self, settings: Settings, device: str) -> None:
         self.device = device
-        self._answer = settings.answer
-        self._offset = np.float32(1.0 if device in settings.wrong else 0.0)
-        self._left = settings.calls if settings.calls and device != "CPU" else -1
+        self._settings = settings
+        self._delay_s = settings.delay_ms.get(device, 0.0) / 1000
+        self._faulty, self._left = device in settings.faulty, settings.after
         self._rows = _recording(Path(settings.file)) if settings.answer == "recording" else {}
 
     def infer(self, batch: Tensor) -> Tensor:
-        if self._left == 0:
-            raise DeviceError(f"{self.device} failed in an inference: the replay ends here", "It is a fake.")
-        self._left -= 1
-        if self._answer == "identity":
-            found = batch.astype(np.float32)
-        elif self._answer == "lowpass":
-            found = _lowpass(batch)
-        else:
-            found = np.stack([self._recorded(row) for row in batch]) if len(batch) else batch.copy()
-        return found + self._offset
+        if self._delay_s:
+            time.sleep(self._delay_s)
+        found = self._played(batch)
+        return self._spoiled(found) if self._faulty and self._fault_holds() else found
+
+    def _played(self, batch: Tensor) -> Tensor:
+        if self._settings.answer == "identity":
+            return batch.astype(np.float32)
+        if self._settings.answer == "lowpass":
+            return _lowpass(batch)
+        return np.stack([self._recorded(row) for row in batch]) if len(batch) else batch.copy()
+
+    def _fault_holds(self) -> bool:
+        if self._left:
+            self._left -= 1
+            return False
+        return not self._settings.while_file or Path(self._settings.while_file).exists()
+
+    def _spoiled(self, answer: Tensor) -> Tensor:
+        match self._settings.fault:
+            case "hang":
+                while True:
+                    signal.pause()
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "zeros":
+                return np.zeros_like(answer)
+            case "wrong":
+                return answer + np.float32(1.0)
+        raise DeviceError(f"{self.device} failed in an inference: the replay ends here", "It is a fake.")
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return {"output": self.infer(tensors.ordered(self.inputs, inputs)[0])}
