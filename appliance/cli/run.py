@@ -87,14 +87,16 @@ def _tell(change: "Change") -> None:
 def _run(args: argparse.Namespace, config: Config, services: "list[Service]") -> None:
     import uvloop
 
-    instance.announce(config, args.config, args.demo)
+    whole = not args.services  # one service of several processes does not speak for all of them
+    if whole:
+        instance.announce(config, args.config, args.demo)
+        print(_where_to_look(config), flush=True)
     try:
-        if not args.services:
-            print(_where_to_look(config), flush=True)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_stopped(services, args.seconds))
     finally:
-        instance.retract()
+        if whole:
+            instance.retract()
 
 
 async def _until_stopped(services: "list[Service]", seconds: float | None) -> None:
