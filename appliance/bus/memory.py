@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
+from msgspec.structs import replace
+
 from appliance.bus.filters import matches
 from appliance.bus.inbox import Inbox
 from appliance.bus.packets import check_payload, encode_topic
@@ -30,7 +32,7 @@ class _Session:
         levels = [qos for pattern, qos in self.filters.items() if matches(pattern, message.topic)]
         if not levels:
             return
-        self.hand(message._replace(qos=min(message.qos, max(levels))))
+        self.hand(replace(message, qos=min(message.qos, max(levels))))
 
     def hand(self, message: Message) -> None:
         packet_id = self._keep(message) if message.qos else 0
@@ -64,7 +66,7 @@ class MemoryBroker:
         elif message.retain:
             self.retained.pop(message.topic, None)
         for session in list(self.sessions.values()):
-            session.accept(message._replace(retain=False))
+            session.accept(replace(message, retain=False))
 
     def stop(self) -> None:
         self.is_running = False
@@ -133,8 +135,8 @@ class MemoryBus:
             self._waiting.append(message)
 
     def publish_many(self, messages: Iterable[Message]) -> None:
-        for topic, payload, qos, retain in messages:
-            self.publish(topic, payload, qos=qos, retain=retain)
+        for message in messages:
+            self.publish(message.topic, message.payload, qos=message.qos, retain=message.retain)
 
     async def drain(self) -> None:
         await asyncio.sleep(0)
@@ -201,7 +203,7 @@ class MemoryBus:
             session.filters[pattern] = qos
             for message in list(self._broker.retained.values()):
                 if matches(pattern, message.topic):
-                    session.hand(message._replace(qos=min(message.qos, qos)))
+                    session.hand(replace(message, qos=min(message.qos, qos)))
 
     def _settle(self, packet_ids: list[int]) -> None:
         if self._session is not None:

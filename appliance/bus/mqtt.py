@@ -129,7 +129,7 @@ class MqttBus:
         self, *filters: str, qos: int = 0, capacity: int = CAPACITY
     ) -> AsyncIterator[AsyncIterator[Batch]]:
         subscription = self._inbox.add(filters, qos, capacity)
-        self._session.splitter.topics.clear()
+        self._session.splitter.forget_topics()
         is_settled = False
         try:
             if self.connected:
@@ -138,7 +138,7 @@ class MqttBus:
             is_settled = True
         finally:
             self._inbox.remove(subscription, self._loop.time(), settled=is_settled)
-            self._session.splitter.topics.clear()
+            self._session.splitter.forget_topics()
             delay = UNSUBSCRIBE_S if self._is_named else 0.0
             self._loop.call_later(delay, self._unsubscribe, filters)
 

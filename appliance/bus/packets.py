@@ -30,6 +30,7 @@ class Splitter:
     def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
         self._max_payload = max(max_payload, LONG)
         self.topics: dict[bytes, str] = {}
+        self._heads: dict[bytes, tuple[str, int]] = {}  # the bytes before a payload -> its topic and its length
         self.clear()
         self.restart()
 
@@ -40,6 +41,11 @@ class Splitter:
         self.too_large: list[tuple[str, int]] = []  # topic and packet id (0 for QoS 0) of what was discarded
         self.others: list[tuple[int, bytes]] = []  # first byte and body of every other packet
         self.fresh: list[str] = []  # topics that were not in `topics` before
+
+    def forget_topics(self) -> None:
+        """All topics are fresh again."""
+        self.topics.clear()
+        self._heads.clear()
 
     def restart(self) -> None:
         """A new connection: what the last one began will not be finished."""
@@ -63,10 +69,23 @@ class Splitter:
             self._split(data)
 
     def _split(self, data: bytes) -> None:  # noqa: C901 - the hot loop: a call a message would cost a third more
-        new, append, topics = tuple.__new__, self.messages.append, self.topics
+        message, append, get, topics = Message, self.messages.append, self._heads.get, self.topics
         position, end, stop = 0, len(data), 0
+        head, width = 0, 0  # length of the last message's head; the same, once two in a row had it
         try:
             while True:
+                # Messages of one kind follow each other: the bytes before the payload, taken as one key, are known.
+                if width and (known := get(data[position : position + width])):
+                    start = position + width
+                    stop = start + known[1]
+                    if stop > end:
+                        if start <= end:
+                            break
+                        width = 0  # the key was cut short by the end of the data, and is a shorter packet's head
+                        continue
+                    append(message(known[0], data[start:stop]))
+                    position = stop
+                    continue
                 first, size = data[position], data[position + 1]
                 if size < _MORE:
                     start = position + 2
@@ -89,7 +108,12 @@ class Splitter:
                         topic = topics[data[start + 2 : body]]
                     except KeyError:
                         topic = self._learn(data[start + 2 : body])
-                    append(new(Message, (topic, data[body:stop], 0, False)))
+                    append(message(topic, data[body:stop]))
+                    if head == body - position:
+                        width = head
+                        self._remember(data[position:body], topic, stop - body)
+                    else:
+                        head, width = body - position, 0
                 else:
                     self._take(first, data[start:stop])
                 position = stop
@@ -98,6 +122,11 @@ class Splitter:
         if position < end:
             self._parts.append(data[position:])
             self._missing = stop - end
+
+    def _remember(self, head: bytes, topic: str, size: int) -> None:
+        if len(self._heads) >= MAX_CACHED_TOPICS:
+            self._heads.clear()
+        self._heads[head] = (topic, size)
 
     def _take(self, first: int, body: bytes) -> None:
         """One whole packet that is no plain QoS 0 message."""
@@ -125,7 +154,7 @@ class Splitter:
         if not topic:
             raise ProtocolError("a message without a topic")
         if len(self.topics) >= MAX_CACHED_TOPICS:
-            self.topics.clear()
+            self.forget_topics()
         text = self.topics[topic] = topic.decode("utf-8", "backslashreplace")
         self.fresh.append(text)
         return text
@@ -195,10 +224,10 @@ class Joiner:
         parts: list[bytes] = []
         extend, names, heads = parts.extend, self._names, self._heads
         for message in messages:
-            topic, payload, _, retain = message
+            topic, payload = message.topic, message.payload
             name = names.get(topic) or self._encode(topic)
             size = len(name) + len(payload)
-            head = heads.get(-size if retain else size) or self._head(message, size)
+            head = heads.get(-size if message.retain else size) or self._head(message, size)
             extend((head, name, payload))
         return b"".join(parts)
 
