@@ -15,6 +15,7 @@ its acknowledgement to the broker may be handed the INIT again.
 import asyncio
 import contextlib
 import inspect
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,9 +30,13 @@ from appliance.events.ledger import Ledger
 from appliance.events.schema import Command, CommandState, Kind
 from appliance.runtime.service import Clock
 
+log = logging.getLogger(__name__)
+
 Handler = Callable[[Command], Awaitable[dict[str, Any]] | dict[str, Any]]
 
 MAX_OPEN = 100  # commands performed at once; more are failed
+MAX_REASON = 2000  # characters
+MAX_BY = 200
 REMEMBERED = 1000  # commands whose repetition is recognised
 LAST_WORDS_S = 1.0  # for the broker to take the asker's clearing
 
@@ -138,7 +143,7 @@ class _Desk:
     def _read(self, message: Message) -> tuple[Command, str]:
         command = codec.decode(Kind.COMMAND, message.payload, self._clock())
         assert isinstance(command, Command)
-        return command, _verb(message.topic)
+        return msgspec.structs.replace(command, by=command.by[:MAX_BY]), _verb(message.topic)
 
     def _refusal(self, verb: str, cut_off: bool) -> MillwrightError | None:
         if cut_off:
@@ -163,9 +168,20 @@ class _Desk:
             self._open.discard(topic)
             self._publish(topic, command, state, **answer)
 
-    def _publish(self, topic: str, command: Command, state: CommandState, **answer: Any) -> None:
-        event = msgspec.structs.replace(command, at=self._clock(), state=state, **answer)
-        self._bus.publish(topic, codec.encode(event), qos=1, retain=True)
+    def _publish(
+        self,
+        topic: str,
+        command: Command,
+        state: CommandState,
+        result: dict[str, Any] | None = None,
+        reason: str = "",
+    ) -> None:
+        """Nobody's question may end the service: a state that the bus does not take is left out."""
+        event = Command(self._clock(), state, command.args, command.by, result or {}, reason[:MAX_REASON])
+        try:
+            self._bus.publish(topic, codec.encode(event), qos=1, retain=True)
+        except BusError as error:
+            log.warning("the asker will not hear that %s is %s: %s", topic, state, error.message)
 
 
 def _verb(topic: str) -> str:
