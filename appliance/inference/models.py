@@ -19,12 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta, Struct, field
 
 from appliance.config.document import Document
 from appliance.errors import ConfigError, ModelError
+from appliance.inference.port import DTYPES
 
 CARD = "card.toml"
 MODEL_FILES = ("model.xml", "model.tflite", "model.onnx")  # what a backend is given; exactly one of them
@@ -43,6 +44,10 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 _Word = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 _Text = Annotated[str, Meta(max_length=1000)]
+_Dtype = Annotated[str, Meta(pattern=f"^({'|'.join(DTYPES)})$")]
+_Layout = Annotated[str, Meta(pattern=r"^[NCDHWT]{0,8}$")]
+_S = TypeVar("_S", bound=Struct)
+_ByChannel = Annotated[list[float], Meta(max_length=10_000)]
 
 
 class File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,21 +57,33 @@ class File(Struct, frozen=True, forbid_unknown_fields=True):
     sha256: _Hash
 
 
+class Given(Struct, frozen=True, forbid_unknown_fields=True):
+    """What callers hand over instead of an input's own form: the box computes (given - mean) / deviation by channel and
+    puts the axes into the input's order."""
+
+    dtype: _Dtype = "float32"
+    layout: _Layout = ""  # order of the axes; empty: the input's own
+    mean: _ByChannel = field(default_factory=list)  # one, or one a channel; empty: 0
+    deviation: _ByChannel = field(default_factory=list)  # likewise; empty: 1
+
+
 class Port(Struct, frozen=True, forbid_unknown_fields=True):
-    """One input or output. `shape` counts rows first; -1 is any number of them."""
+    """One input or output. `shape` counts rows first; -1 is any number."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
     shape: Annotated[list[Annotated[int, Meta(ge=-1, le=1_000_000)]], Meta(min_length=1, max_length=8)]
-    dtype: Literal["float32"] = "float32"
+    dtype: _Dtype = "float32"
     scale: Annotated[str, Meta(max_length=100)] = ""  # the unit of the numbers: `zscore` or the like
+    layout: _Layout = ""  # what the axes are, such as NCHW
+    given: Given | None = None  # of an input only
 
 
 class Training(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights come from."""
+    """Where the weights come from, as far as it is known."""
 
-    data: _Text  # in words
-    data_sha256: _Hash
-    rows: Annotated[int, Meta(ge=1)]
+    data: _Text = "unknown"  # in words
+    data_sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    rows: Annotated[int, Meta(ge=0)] = 0
     seed: int = 0
     by: _Text = ""  # the command that makes the model again
 
@@ -76,11 +93,12 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: _Word
     version: Annotated[str, Meta(pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$")]
-    task: _Word  # what the answers mean: `reconstruction` gives back its input
+    task: _Word  # what the answers mean: a file of `decoders/`; any other word: they are served as they are
     inputs: Annotated[list[Port], Meta(min_length=1, max_length=32)]
     outputs: Annotated[list[Port], Meta(min_length=1, max_length=32)]
-    training: Training
     files: dict[str, File]
+    training: Training = field(default_factory=Training)
+    decoder: dict[str, Any] = field(default_factory=dict)  # settings of the task's decoder
     description: _Text = ""
     window: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # samples of a time window; 0: not a time series
     evaluation: dict[str, float] = field(default_factory=dict)
@@ -125,6 +143,22 @@ def hash_of(folder: Path) -> str:
     return _content_hash({path.name: _digest(path) for path in folder.iterdir()})
 
 
+def read_card(folder: Path) -> Card:
+    """The card alone, of a folder whose other files are not looked at. ModelError as in `load`."""
+    _bounded(folder / CARD)
+    return _card(folder / CARD)
+
+
+def settings_of(folder: Path, kind: type[_S]) -> _S:
+    """The card's [decoder] table as the decoder's own Settings. ModelError names file, line and key."""
+    path = folder / CARD
+    try:
+        document = Document.read(path)
+        return document.into(kind, document.tables.get("decoder", {}), ("decoder",))
+    except ConfigError as error:
+        raise ModelError(error.message, error.remedy) from None
+
+
 def _content_hash(digests: Mapping[str, str]) -> str:
     lines = (f"{digest}  {name}\n" for name, digest in sorted(digests.items(), key=lambda pair: pair[0].encode()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -145,7 +179,10 @@ def _names(folder: Path) -> list[str]:
 
 
 def _bounded(path: Path) -> None:
-    facts = path.lstat()
+    try:
+        facts = path.lstat()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}", "Copy the whole bundle again.") from None
     if not stat.S_ISREG(facts.st_mode):
         raise ModelError(f"{path}: is not a plain file", "Copy the bundle's own files into its folder.")
     if facts.st_size > LIMITS[path.name]:
