@@ -10,6 +10,7 @@ Every refusal is an EventError whose reason is one of REASONS.
 import math
 import sys
 from array import array
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -35,12 +36,15 @@ REASONS = {
 MAX_POINTS = 1024  # a message
 MAX_SAMPLES = 1 << 18  # all points of a block together
 MAX_NAME = 128  # characters
+MAX_VALUES, MAX_DEPTH = 100_000, 32  # of an event that is no reading
 EARLIEST = 946_684_800_000_000_000  # 2000-01-01, ns
 MAX_AHEAD = 86_400_000_000_000  # ns
 
 _FLOAT32_LE = 85
 _JSON_FIRST = frozenset(b"{ \t\r\n")
 _NUMBER = (float, int)
+_PLAIN = frozenset({str, int, float, bool})
+_OPEN = frozenset({Kind.STATE, Kind.COMMAND, Kind.AUDIT})  # events with room for anything
 _E = TypeVar("_E")
 
 
@@ -69,8 +73,11 @@ def decode(kind: Kind, payload: bytes, arrival: int) -> Event:
         return decode_block(payload, arrival)
     if _is_json(payload):
         return _from_json(_event_json[kind], payload, "shape")
+    fields = _from_cbor(payload)
+    if kind in _OPEN:
+        _check_plain(fields)
     try:
-        return msgspec.convert(_from_cbor(payload), EVENTS[kind], str_keys=True)
+        return msgspec.convert(fields, EVENTS[kind], str_keys=True)
     except msgspec.ValidationError as error:
         raise EventError("shape", str(error)) from error
 
@@ -161,6 +168,35 @@ def _from_cbor(payload: bytes) -> Any:
         return cbor2.loads(payload)
     except (cbor2.CBORDecodeError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise EventError("malformed", f"CBOR: {error}") from error
+
+
+def _check_plain(fields: Any) -> None:
+    """CBOR says things that JSON cannot (tags, sets, a list in itself): a service would stumble when it passes them on."""
+    level, room = [fields], MAX_VALUES
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for value in level:
+            parts = _parts_of(value)
+            room -= len(parts)
+            if room < 0:
+                raise EventError("shape", f"more than {MAX_VALUES} values")
+            inner += parts
+        if not inner:
+            return
+        level = inner
+    raise EventError("shape", f"values in more than {MAX_DEPTH} levels")
+
+
+def _parts_of(value: Any) -> Collection[Any]:
+    if type(value) is dict:
+        if not all(type(key) is str for key in value):
+            raise EventError("shape", "the keys of a map are text")
+        return value.values()
+    if type(value) is list:
+        return value
+    if value is not None and type(value) not in _PLAIN:
+        raise EventError("shape", f"{type(value).__name__} is not a plain value")
+    return ()
 
 
 def _flat(payload: bytes, arrival: int) -> Reading:

@@ -1,9 +1,11 @@
 """Topics and payloads: round trips, the short forms people type, and everything that is refused."""
 
+import functools
 import json
 import math
 from array import array
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import cbor2
@@ -273,3 +275,42 @@ def test_the_books_balance() -> None:
     ledger.refuse(EventError("malformed", "CBOR: end of input"))
     assert (ledger.queued, ledger.dropped) == (1, {"empty": 1, "malformed": 1})
     assert ledger.examples == {"malformed": "CBOR: end of input"}
+
+
+def holding_itself() -> dict[str, Any]:
+    args: dict[str, Any] = {}
+    args["again"] = args
+    return args
+
+
+def holding_millions() -> list[Any]:
+    inner = [1] * 2000
+    return [inner] * 2000
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        cbor2.CBORTag(1000, "a"),
+        cbor2.undefined,
+        cbor2.CBORSimpleValue(99),
+        frozenset({1}),
+        b"bytes",
+        {1: 2},
+        {"deep": [{"deeper": datetime(2026, 1, 1, tzinfo=UTC)}]},
+        holding_itself(),
+        holding_millions(),
+        functools.reduce(lambda inner, _: [inner], range(40), 1),
+    ],
+)
+def test_a_command_carries_plain_values_only(odd: object) -> None:
+    fields = {"at": NOW, "state": "init", "args": {"alarm": odd}}
+    with pytest.raises(EventError) as refused:
+        codec.decode(Kind.COMMAND, cbor2.dumps(fields, value_sharing=True), NOW)
+    assert refused.value.reason == "shape"
+
+
+@given(PLAIN)
+def test_whatever_a_command_carries_can_be_said_again(args: dict[str, Any]) -> None:
+    command = codec.decode(Kind.COMMAND, cbor2.dumps({"at": NOW, "state": "init", "args": {"a": [args]}}), NOW)
+    assert codec.decode(Kind.COMMAND, codec.encode(command), NOW) == command
