@@ -171,7 +171,7 @@ def _from_cbor(payload: bytes) -> Any:
 
 
 def _check_plain(fields: Any) -> None:
-    """CBOR says things that JSON cannot (tags, sets, a list in itself): a service would stumble when it passes them on."""
+    """CBOR says things that JSON cannot (tags, sets, a list in itself): whoever passes them on would stumble."""
     level, room = [fields], MAX_VALUES
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []
