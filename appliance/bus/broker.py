@@ -1,17 +1,17 @@
 """The mosquitto that Millwright starts where the system offers no broker: its configuration, its life, its end."""
 
 import asyncio
-import contextlib
 import fcntl
 import logging
 import os
 import shutil
-import signal
 import socket
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Iterator
+import stat
+from asyncio.subprocess import DEVNULL, PIPE
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import IO
 
 from appliance.config.schema import Broker, Paths
 from appliance.errors import BusError
@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 SOCKET, CONFIGURATION, LOCK, STORE = "mqtt.sock", "mosquitto.conf", "lock", "broker"
 MAX_SOCKET_PATH = 107  # bytes, unix(7)
-START_S = 10.0  # until the socket accepts; a large store takes time to read
+PRIVATE = 0o700
+START_S = 30.0  # until the socket accepts; a large store takes time to read
 POLL_S = 0.02
 STOP_S = 0.8  # between SIGTERM and SIGKILL
 BEAT_S = 2.0
@@ -33,6 +34,8 @@ INFLIGHT_MESSAGES = 4096
 INFLIGHT_BYTES = 64 << 20
 QUEUED_BYTES = 256 << 20  # for each service that is away
 HEAD_BYTES = 65_536 + 16  # a packet's topic and length, beside its payload
+LAST_LINES = 5  # of its log, for the error that says why it ended
+_LEVELS = {"Error": logging.ERROR, "Warning": logging.WARNING}
 _SBIN = ("/usr/local/sbin", "/usr/sbin")  # not in an ordinary user's PATH on Debian
 
 
@@ -47,9 +50,11 @@ def url(paths: Paths) -> str:
 
 def configuration(paths: Paths, settings: Broker, *, as_root: bool) -> str:
     """mosquitto.conf, for 2.0.11 (Debian 12) to 2.0.21 (Debian 13). BusError for folders it could not spell."""
-    for path in (socket_path(paths), paths.state):
+    for setting, path in (("paths.run", paths.run), ("paths.state", paths.state)):
         if not str(path).isprintable():
-            raise BusError(f"the folder {str(path)!r} cannot be written into mosquitto's configuration", "rename it")
+            raise BusError(f"{setting} {str(path)!r} cannot be written into mosquitto's configuration", "rename it")
+    if " " in str(paths.run):
+        raise BusError(f"mosquitto cannot listen in a folder with a blank in its name: {paths.run}", "set paths.run")
     payload = settings.max_payload_kb << 10
     lines = [
         "# Written by millwright at each start: see [broker] in millwright.toml.",
@@ -91,127 +96,175 @@ class MosquittoBroker:
     def __init__(self, paths: Paths, settings: Broker) -> None:
         self._paths, self._settings = paths, settings
         self._socket = socket_path(paths)
-        self.starts = 0
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self.child: asyncio.subprocess.Process | None = None
 
     async def run(self, pulse: Pulse) -> None:
         """BusError where mosquitto is missing, refuses to start, or where another instance uses the same folders."""
-        program = find_program(self._settings.executable)
+        command = _command(find_program(self._settings.executable), self._paths.run / CONFIGURATION)
         with self._folders():
-            await self._keep_running(program, pulse)
+            await self._live(command, pulse, first=True)
+            delay = FIRST_RESTART_S
+            while True:
+                await asyncio.sleep(delay)
+                lived_s = await self._live(command, pulse, first=False)
+                delay = FIRST_RESTART_S if lived_s > STEADY_S else min(2 * delay, LAST_RESTART_S)
 
-    async def _keep_running(self, program: str, pulse: Pulse) -> None:
-        loop, delay = asyncio.get_running_loop(), FIRST_RESTART_S
-        while True:
-            began = loop.time()
-            async with self._child(program) as child:
-                await self._until_ready(child)
-                if self.starts == 1:
+    async def _live(self, command: Sequence[str], pulse: Pulse, *, first: bool) -> float:
+        """One life of the child, in seconds. BusError where the first one does not come up."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with self._running(command) as child:
+            if await self._is_up(child):
+                log.info("mosquitto listens at %s", self._socket)
+                if first:
                     pulse.ready()
                 await _beat_while_alive(child, pulse)
-            log.error("mosquitto ended with code %s; starting it again", child.returncode)
-            delay = FIRST_RESTART_S if loop.time() - began > STEADY_S else delay
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, LAST_RESTART_S)
+            elif first:
+                raise self._no_start(child)
+        log.error("mosquitto ended with code %s: %s; starting it again", child.returncode, self._said())
+        return loop.time() - began
 
-    @contextlib.contextmanager
-    def _folders(self) -> Iterator[None]:
-        """Ours alone, made where they are missing; with the configuration written and no stale socket."""
-        path = str(self._socket)
-        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-            raise BusError(f"the socket's path '{path}' is longer than {MAX_SOCKET_PATH} bytes", "shorten paths.run")
-        store = self._paths.state / STORE
-        try:
-            for folder in (self._paths.run, store):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with (store / LOCK).open("w") as lock, _locked(lock, store):
-                self._socket.unlink(missing_ok=True)
-                text = configuration(self._paths, self._settings, as_root=os.geteuid() == 0)
-                (self._paths.run / CONFIGURATION).write_text(text, "utf-8")
-                yield
-        except OSError as error:
-            remedy = "give the right to write there, or name other folders in [paths]"
-            raise BusError(f"the broker's folders cannot be used: {error}", remedy) from error
-
-    @contextlib.asynccontextmanager
-    async def _child(self, program: str) -> AsyncIterator[Process]:
-        """mosquitto, which gets SIGTERM when this process dies: it saves its queues and goes."""
-        self.starts += 1
-        command = [program, "-c", str(self._paths.run / CONFIGURATION)]
-        setpriv = shutil.which("setpriv")
-        guarded = [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
-        child = await asyncio.create_subprocess_exec(*guarded, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE)
-        relaying = asyncio.create_task(_relay(child), name="broker log")
+    @asynccontextmanager
+    async def _running(self, command: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
+        _clear_socket(self._socket)
+        self._last_lines.clear()
+        # Its own session: Ctrl-C in a terminal reaches us alone, and we end it after the services have ended.
+        self.child = child = await asyncio.create_subprocess_exec(
+            *command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, start_new_session=True
+        )
+        assert child.stderr is not None
+        relay = asyncio.create_task(self._relay(child.stderr), name="broker log")
         try:
             yield child
         finally:
             await _end(child)
-            await relaying
+            await relay
 
-    async def _until_ready(self, child: Process) -> None:
-        """The socket accepts. BusError where mosquitto ends instead, or takes too long."""
-        try:
-            async with asyncio.timeout(START_S):
-                while not _accepts(self._socket):
-                    if child.returncode is not None:
-                        raise BusError(
-                            f"mosquitto ended with code {child.returncode} before it listened",
-                            "its own words stand above; see [broker] in the configuration",
-                        )
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            raise BusError(f"mosquitto does not listen on {self._socket} after {START_S:g} s", "see its log") from None
+    async def _is_up(self, child: asyncio.subprocess.Process) -> bool:
+        """Wait until the socket accepts, or the child is gone."""
+        for _ in range(round(START_S / POLL_S)):
+            if child.returncode is not None:
+                return False
+            if _accepts(self._socket):
+                return True
+            await asyncio.sleep(POLL_S)
+        return False
+
+    async def _relay(self, lines: asyncio.StreamReader) -> None:
+        async for line in lines:
+            text = line.decode("utf-8", "replace").strip()
+            self._last_lines.append(text)
+            log.log(_LEVELS.get(text.partition(":")[0], logging.DEBUG), "mosquitto: %s", text)
+
+    def _said(self) -> str:
+        return " | ".join(line for line in self._last_lines if line) or "it said nothing"
+
+    def _no_start(self, child: asyncio.subprocess.Process) -> BusError:
+        state = "does not listen" if child.returncode is None else f"ended with code {child.returncode}"
+        return BusError(
+            f"mosquitto {state} after its start: {self._said()}",
+            "see broker.listen_port, paths.state and paths.run; "
+            f"`mosquitto -c {self._paths.run / CONFIGURATION}` says more",
+        )
+
+    @contextmanager
+    def _folders(self) -> Iterator[None]:
+        """Ours alone: made, locked, with the configuration in place."""
+        if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH:
+            raise BusError(
+                f"the path of the socket {self._socket} is longer than {MAX_SOCKET_PATH} bytes", "shorten paths.run"
+            )
+        store = self._paths.state / STORE
+        for folder in (self._paths.run, store):
+            _own_folder(folder)
+        with _lock(store / LOCK, self._paths.state):
+            text = configuration(self._paths, self._settings, as_root=os.geteuid() == 0)
+            (self._paths.run / CONFIGURATION).write_text(text, "utf-8")
+            yield
 
 
 def find_program(name: str) -> str:
-    """BusError where there is no such program."""
-    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(_SBIN))
-    if found is None:
-        raise BusError(f"there is no program '{name}'", "install it: apt install mosquitto; or name it in [broker]")
-    return found
+    """BusError where mosquitto is not installed."""
+    path = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_SBIN)))
+    if path is None:
+        raise BusError(f"the broker '{name}' is not installed", "apt install mosquitto, or set broker.executable")
+    return path
 
 
-@contextlib.contextmanager
-def _locked(lock: IO[str], folder: Path) -> Iterator[None]:
+def _command(program: str, configuration_file: Path) -> list[str]:
+    wrapper = shutil.which("setpriv")
+    if wrapper is None:
+        log.warning("setpriv (util-linux) is missing: mosquitto will stay behind if this process is killed")
+    return [*([wrapper, "--pdeathsig", "TERM"] if wrapper else []), program, "-c", str(configuration_file)]
+
+
+async def _beat_while_alive(child: asyncio.subprocess.Process, pulse: Pulse) -> None:
+    ended = asyncio.ensure_future(child.wait())
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BusError(f"another Millwright's broker uses {folder}", "stop it, or name another paths.state") from None
-    yield
+        while not (await asyncio.wait([ended], timeout=BEAT_S))[0]:
+            pulse.beat()
+    finally:
+        ended.cancel()
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is not None:
+        return
+    child.terminate()
+    try:
+        async with asyncio.timeout(STOP_S):
+            await child.wait()
+    except TimeoutError:
+        log.warning("mosquitto was killed: it did not stop within %s s", STOP_S)
+        child.kill()
+        await child.wait()
+
+
+def _own_folder(folder: Path) -> None:
+    """Made if absent; closed to others. BusError where it is not ours."""
+    try:
+        folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid != os.geteuid():
+            raise BusError(f"the folder {folder} belongs to another user", "set paths.run and paths.state elsewhere")
+        if stat.S_IMODE(found.st_mode) != PRIVATE:
+            folder.chmod(PRIVATE)
+    except OSError as error:
+        raise BusError(f"the folder {folder} cannot be used: {error.strerror}", "set paths.run, paths.state") from error
+
+
+@contextmanager
+def _lock(path: Path, state: Path) -> Iterator[None]:
+    """Held as long as this process lives."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusError(
+                f"another Millwright runs a broker on {state}", "stop it, or give this one its own paths.state"
+            ) from None
+        yield
+
+
+def _clear_socket(path: Path) -> None:
+    """Remove what a killed broker left behind. BusError where the name is taken by something alive, or no socket."""
+    try:
+        is_socket = stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:
+        raise BusError(f"{path} is in the way: it is no socket", "remove it, or set paths.run elsewhere")
+    if _accepts(path):
+        raise BusError(f"another broker listens at {path}", "stop it, or give this one its own paths.run")
+    path.unlink()
 
 
 def _accepts(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(POLL_S)
         try:
             probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
+        except OSError:
             return False
     return True
-
-
-async def _relay(child: Process) -> None:
-    """What mosquitto says, in our log."""
-    assert child.stderr is not None
-    while line := await child.stderr.readline():
-        text = line.decode("utf-8", "replace").strip()
-        log.log(logging.WARNING if "rror" in text or "arning" in text else logging.DEBUG, "mosquitto: %s", text)
-
-
-async def _beat_while_alive(child: Process, pulse: Pulse) -> None:
-    ended = asyncio.ensure_future(child.wait())
-    while not ended.done():
-        pulse.beat()
-        await asyncio.wait([ended], timeout=BEAT_S)
-
-
-async def _end(child: Process) -> None:
-    """SIGTERM, and SIGKILL where that is not enough."""
-    if child.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        child.send_signal(signal.SIGTERM)
-    try:
-        await asyncio.wait_for(child.wait(), STOP_S)
-    except TimeoutError:
-        log.error("mosquitto did not stop within %s s", STOP_S)
-        child.kill()
-        await child.wait()
