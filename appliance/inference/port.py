@@ -50,6 +50,7 @@ class Model(Protocol):
     """
 
     device: str
+    per_shape: bool  # `run` compiles for each new combination of shapes, which takes an NPU seconds to minutes
 
     @property
     def inputs(self) -> tuple[Spec, ...]: ...

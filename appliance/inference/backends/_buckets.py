@@ -42,7 +42,8 @@ Make = Callable[[Shapes], Sequence[Runner]]  # DeviceError where the device does
 
 
 class Bucketed:
-    """The port's Model. `sizes`: numbers of rows that may be compiled, ascending; `streams`: runners of each."""
+    """The port's Model. `sizes`: numbers of rows that may be compiled, ascending; `streams`: runners of each;
+    `per_shape`: `make` takes no free lengths."""
 
     def __init__(
         self,
@@ -52,8 +53,10 @@ class Bucketed:
         sizes: Sequence[int],
         make: Make,
         streams: int = 1,
+        per_shape: bool = True,
     ) -> None:
         self.inputs, self.outputs, self.device = inputs, outputs, device
+        self.per_shape = per_shape
         self._row = row = tensors.row_of(inputs, outputs)
         fixed = inputs[0].shape[0] if row is not None else -1
         self._sizes = (fixed,) if fixed > 0 else tuple(sizes)
@@ -88,7 +91,8 @@ class Bucketed:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         given = tensors.ordered(self.inputs, inputs)
-        free = self._for(tuple(tensor.shape for tensor in given))
+        shapes = given if self.per_shape else self.inputs
+        free = self._for(tuple(tensor.shape for tensor in shapes))
         runner = free.get()
         try:
             answers = runner.run(given)
@@ -151,7 +155,6 @@ class Bucketed:
             return self._buckets[size]
 
     def _for(self, shapes: Shapes) -> "SimpleQueue[Runner]":
-        """Compiled for these very shapes: every device can do that, an NPU nothing else."""
         found = self._shaped.get(shapes)
         if found is not None:
             return found

@@ -70,7 +70,7 @@ class OpenVino:
         # An accelerator takes seconds to minutes for each size; a few rows too many cost it little.
         sizes = powers(self.settings.largest_batch, 2 if _on_cpu(device) else 4)
         compiler = _Compiler(graph, inputs, outputs, device, self._properties(weights, device, plan), plan)
-        model = Bucketed(inputs, outputs, device, sizes, compiler.make, plan.streams)
+        model = Bucketed(inputs, outputs, device, sizes, compiler.make, plan.streams, _fixed_only(device))
         model.try_out(plan.eager)
         model.device = compiler.device
         return model
@@ -154,7 +154,7 @@ class _Compiler:
         self._blobs.put(key, stream.getvalue())
 
     def _shaped(self, shapes: Shapes) -> Any:
-        if all(-1 not in spec.shape for spec in self._inputs):
+        if shapes == tuple(spec.shape for spec in self._inputs):
             return self._graph
         shape = _bindings.load().PartialShape
         graph = self._graph.clone()
@@ -163,21 +163,23 @@ class _Compiler:
 
 
 class _Request:
-    """One inference request whose tensors are ours and are set once; outputs of unknown lengths are the runtime's."""
+    """One inference request whose tensors are ours and are set once. Free lengths: tensors are set for each call, and
+    outputs are the runtime's."""
 
-    __slots__ = ("_count", "_device", "_entered", "_first", "_infer", "_left", "_request")
+    __slots__ = ("_count", "_device", "_entered", "_first", "_free", "_infer", "_left", "_request", "_tensor")
 
     def __init__(
         self, compiled: Any, device: str, shapes: Shapes, inputs: Sequence[Spec], outputs: Sequence[Spec]
     ) -> None:
-        tensor = _bindings.load().Tensor
+        self._tensor = tensor = _bindings.load().Tensor
         self._device, self._count = device, 0
-        self._entered = [np.zeros(shape, spec.dtype) for shape, spec in zip(shapes, inputs, strict=True)]
-        self._first = self._entered[0]
+        self._free = any(-1 in shape for shape in shapes)
         self._left: list[Array | None] = [None] * len(outputs)
         self._request = request = compiled.create_infer_request()
-        for place, array in enumerate(self._entered):
-            request.set_input_tensor(place, tensor(array, shared_memory=True))
+        self._entered = [np.zeros(np.maximum(shape, 0), spec.dtype) for shape, spec in zip(shapes, inputs, strict=True)]
+        self._first = self._entered[0]
+        if not self._free:
+            self._enter(self._entered)
         for place, spec in enumerate(outputs):
             if compiled.outputs[place].partial_shape.is_static:
                 array = self._left[place] = np.zeros(tuple(compiled.outputs[place].shape), spec.dtype)
@@ -210,13 +212,20 @@ class _Request:
         return self._answer(0)[: self._count].copy()
 
     def run(self, given: Sequence[Array]) -> list[Array]:
-        for entered, array in zip(self._entered, given, strict=True):
-            entered[...] = array
+        if self._free:
+            self._enter(given)
+        else:
+            for entered, array in zip(self._entered, given, strict=True):
+                entered[...] = array
         try:
             self._infer({}, True, False)
         except RuntimeError as error:
             raise self._failure(error) from None
         return [self._answer(place).copy() for place in range(len(self._left))]
+
+    def _enter(self, arrays: Sequence[Array]) -> None:
+        for place, array in enumerate(arrays):
+            self._request.set_input_tensor(place, self._tensor(array, shared_memory=True))
 
     def _answer(self, place: int) -> Array:
         left = self._left[place]
@@ -238,6 +247,11 @@ def _core() -> Any:
 
 def _on_cpu(device: str) -> bool:
     return device.startswith("CPU")
+
+
+def _fixed_only(device: str) -> bool:
+    """Every device takes fixed shapes; an NPU nothing else."""
+    return not device.startswith(("CPU", "GPU"))
 
 
 def _read(path: Path) -> Any:

@@ -75,6 +75,7 @@ class Replay:
 class Recorded:
     """Plays the settings' answer."""
 
+    per_shape = False
     inputs = (Spec("input", "float32", (-1, -1)),)
     outputs = (Spec("output", "float32", (-1, -1)),)
 
