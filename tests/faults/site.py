@@ -222,6 +222,9 @@ class Site:
                 raise result
 
     def _picture(self) -> str:
-        states = {name: (state.online, state.detail.get("trouble", "")) for name, state in self.states.items()}
+        states = {
+            name: (state.online, state.received, state.processed, state.dropped, state.detail.get("trouble", ""))
+            for name, state in self.states.items()
+        }
         logs = "\n".join(f"--- {name}\n{process.tail()}" for name, process in self.processes.items())
         return f"states {states}, alarms {sorted(self.alarms)}\n{logs}"

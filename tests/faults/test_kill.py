@@ -14,7 +14,6 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,18 +22,14 @@ from typing import NamedTuple
 
 import pytest
 
-from appliance.bus.port import Message
-from appliance.connectors._pace import REAL, Metronome
-from appliance.events import codec, topics
-from appliance.events.schema import AlarmState, Kind, Reading
+from appliance.events.schema import AlarmState
 from appliance.store import alarms, history, reader
+from tests.faults.plant import CHANNELS, LEARN_ROUNDS, Machine, Plant
 from tests.faults.site import BROKER, MOSQUITTO, SERVICES, STOP_S, Site
 
 KILLS = int(os.environ.get("MILLWRIGHT_KILLS", "50"))
 SEED = int(os.environ.get("MILLWRIGHT_SEED", "1"))
-ASSETS, CHANNELS, RATE_HZ = 30, ("current", "pressure", "temperature"), 50.0
-LEARN_ROUNDS = 440  # the detector learns from 400 rows
-STEP = 12.0  # standard deviations
+ASSETS, RATE_HZ = 30, 50.0
 FAULT_EVERY, ACKNOWLEDGE_EVERY = 4, 12  # kills
 
 # The ingest service has a load of its own. It begins anew with each kill, which is a jump of all its channels: whether
@@ -47,66 +42,6 @@ checkpoint_s = 1
 asset = "demo/pump"
 rate_hz = 100
 """
-
-
-class Machine:
-    """A seeded signal that cannot raise a false alarm, whichever of its rows are lost.
-
-    A channel stands at +1 or -1 for 22 to 40 rows and then changes over, with noise of at most 0.5. So a mean of any
-    rows is within 1.5, and more than one in a hundred of the means of 20 rows that the detector learns from is beyond
-    1: no score comes to 1.5, and the alarm is at 1.6. With Gaussian noise some thousand windows would make one.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name, self.topic = name, topics.topic(Kind.READING, name)
-        self.times = array("q")  # of all that was published
-        self.rows: list[tuple[float, ...]] = []
-        self.fault = ""  # the channel that has stepped
-        self._noise = random.Random(f"{SEED} {name}")
-        self._levels = [_levels(random.Random(f"{SEED} {name} {channel}")) for channel in CHANNELS]
-
-    def next(self, at: int) -> Message:
-        row = tuple(next(level) + self._noise.uniform(-0.5, 0.5) for level in self._levels)
-        if self.fault:
-            row = tuple(value + STEP * (name == self.fault) for name, value in zip(CHANNELS, row, strict=True))
-        self.times.append(at)
-        self.rows.append(row)
-        return Message(self.topic, codec.encode(Reading(at, dict(zip(CHANNELS, row, strict=True)))))
-
-
-def _levels(dice: random.Random) -> Iterator[float]:
-    level = dice.choice((-1.0, 1.0))
-    while True:
-        for _ in range(dice.randint(22, 40)):
-            yield level
-        level = -level
-
-
-class Plant:
-    """Publishes a row of each machine, 50 times a second by the loop's clock, whoever listens."""
-
-    def __init__(self) -> None:
-        self.machines = [Machine(f"plant/line{number // 10}/m{number:02d}") for number in range(ASSETS)]
-        self.rounds = 0
-        self._ticked = asyncio.Event()
-        self._last = 0
-
-    async def run(self, site: Site) -> None:
-        metronome = Metronome(1 / RATE_HZ, REAL)
-        while True:
-            await metronome.tick()
-            first = max(time.time_ns(), self._last + 1)
-            self._last = first + ASSETS - 1
-            site.bus.publish_many([machine.next(first + place) for place, machine in enumerate(self.machines)])
-            self.rounds += 1
-            self._ticked.set()
-
-    async def work(self, rounds: int) -> None:
-        """Until so many more were published."""
-        wanted = self.rounds + rounds
-        while self.rounds < wanted:
-            self._ticked.clear()
-            await self._ticked.wait()
 
 
 class Gap(NamedTuple):
@@ -220,9 +155,9 @@ def test_kill_anything_under_load(folder: Path) -> None:
 
 async def scenario(folder: Path) -> tuple[Chaos, dict[str, tuple[int, float]], str]:
     async with Site(folder, SETTINGS) as site:
-        plant = Plant()
+        plant = Plant(site.bus, ASSETS, RATE_HZ, SEED)
         chaos = Chaos(site, plant)
-        publishing = asyncio.create_task(plant.run(site))
+        publishing = asyncio.create_task(plant.run())
         await plant.work(LEARN_ROUNDS)
         await site.until(lambda: learned(site) >= ASSETS, "all assets learned")
         await chaos.run()
