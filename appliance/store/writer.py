@@ -69,7 +69,8 @@ class Writer:
             return
         seconds = 0.0 if self._untidy else SYNC_S if self._unsynced else IDLE_S
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wanted.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._wanted.wait()
             await asyncio.sleep(self._commit_s)
 
     async def _work(self) -> None:
