@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import cbor2
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from appliance import __version__
 from appliance.bus.port import Batch, Bus, Message
 from appliance.errors import BusError, DamagedError, EventError, InferenceError, StoreError
-from appliance.events import codec, topics
+from appliance.events import codec, rows, topics
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Alarm, AlarmState, Command, Kind
 from appliance.inference.detector.alarms import AlarmBook, Change
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 STATE_LIMIT = 256 << 20  # bytes of the state file
 PART = 4096  # messages dealt with before the event loop gets its turn
 TICK_S = 1.0
+MAX_TOPICS = 16_384  # remembered
+GATHER_S = 0.02  # between two judgements: many windows at once cost a fraction of as many alone
 MINUTE = 60_000_000_000  # ns
 MAX_SHELVED = 31 * 24 * 60  # minutes; what is shelved for ever is forgotten
 
@@ -54,6 +56,14 @@ class Computer(Protocol):
     def fallback(self) -> str: ...
 
 
+class _Lane(NamedTuple):
+    """How the readings of a topic are taken as long as they are what they were."""
+
+    asset: str
+    points: list[str]
+    read: rows.Reader
+
+
 class Detect:
     """`state_file` holds what was learned and which alarms stand; `checkpoint_s` is how often it is written."""
 
@@ -68,8 +78,10 @@ class Detect:
         self._ledger = Ledger()
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._saving = asyncio.Lock()
+        self._taken = asyncio.Event()  # readings that were not judged yet
         self._saved_at_count = 0
-        self._assets: dict[str, str] = {}  # topic -> asset, of topics that were parsed before
+        self._assets: dict[str, str] = {}  # by topic
+        self._lanes: dict[str, _Lane] = {}  # by topic
         self._trouble = ""
 
     async def run(self, pulse: Pulse) -> None:
@@ -82,41 +94,70 @@ class Detect:
                     group.create_task(commands.serve(self._bus, self.name, self._handlers(), self._clock))
                     group.create_task(self._tend(), name="detect checkpoints")
                     group.create_task(self._clear_ghosts(), name="detect ghosts")
-                    group.create_task(self._judge_readings(pulse), name="detect readings")
+                    group.create_task(self._judge_together(), name="detect judgements")
+                    group.create_task(self._take_readings(pulse), name="detect readings")
             finally:
                 await self._save()
                 self._status.publish(online=False)
 
-    async def _judge_readings(self, pulse: Pulse) -> None:
+    async def _take_readings(self, pulse: Pulse) -> None:
         async with self._bus.subscribe(topics.everything(Kind.READING)) as batches:
             pulse.ready()
             async for batch in batches:
                 for part in _parts(batch):
                     self._take(part, self._clock())
-                    await self._tell(self._detector.judge())
+                    self._taken.set()
                     pulse.beat()
                     await asyncio.sleep(0)
+
+    async def _judge_together(self) -> None:
+        """At once where it is quiet; where it is busy so much later that what came meanwhile shares the work."""
+        while True:
+            await self._taken.wait()
+            self._taken.clear()
+            await self._tell(self._detector.judge())
+            await asyncio.sleep(GATHER_S)
 
     def _take(self, batch: Batch, now: int) -> None:
         """`now` in UTC ns stands in for the times of readings that carry none, a nanosecond apart: equal times would
         make a duplicate of a value that stands still."""
-        ledger, assets, push, decode = self._ledger, self._assets, self._detector.push, codec.decode_reading
-        ledger.received += len(batch)
-        taken = 0
+        lane_of, push_row, swift = self._lanes.get, self._detector.push_row, 0
+        self._ledger.received += len(batch)
         for arrival, message in enumerate(batch, now):
-            try:
-                push(assets.get(message.topic) or self._parse(message.topic), decode(message.payload, arrival))
-                taken += 1
-            except EventError as error:
-                ledger.refuse(error)
-        ledger.processed += taken
+            lane = lane_of(message.topic)
+            if lane and (row := lane.read(message.payload)) and push_row(lane.asset, arrival, lane.points, row):
+                swift += 1
+            else:
+                self._take_thoroughly(message, arrival)
+        self._ledger.processed += swift
+
+    def _take_thoroughly(self, message: Message, arrival: int) -> None:
+        self._lanes.pop(message.topic, None)
+        try:
+            asset = self._assets.get(message.topic) or self._parse(message.topic)
+            reading = codec.decode_reading(message.payload, arrival)
+            self._detector.push(asset, reading)
+        except EventError as error:
+            self._ledger.refuse(error)
+            return
+        self._ledger.processed += 1
+        if reading.at == arrival and message.payload[:1] == b"{":
+            self._open_lane(message.topic, asset, len(reading.values))
 
     def _parse(self, topic: str) -> str:
         asset = topics.parse(topic).path
-        if len(self._assets) > 4 * PART:
+        if len(self._assets) >= MAX_TOPICS:
             self._assets.clear()  # a flood of names must not fill the memory
         self._assets[topic] = asset
         return asset
+
+    def _open_lane(self, topic: str, asset: str, width: int) -> None:
+        """The next reading of the topic may be like this one: a bare JSON map of all points."""
+        points = self._detector.points(asset)
+        if points is not None and len(points) == width and (read := rows.reader(points)):
+            if len(self._lanes) >= MAX_TOPICS:
+                self._lanes.clear()
+            self._lanes[topic] = _Lane(asset, points, read)
 
     async def _tell(self, judged: list[Judged]) -> None:
         if not judged:
