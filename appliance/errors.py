@@ -9,6 +9,7 @@
     |-- InferenceError         a model or a device
     |   |-- ModelError         a bundle that is refused, naming the file
     |   `-- DeviceError        a device that cannot compile or run a model
+    |-- RequestError           a request over HTTP that is refused; carries the status it is refused with
     `-- StoreError             a file or database that cannot be opened, read or written
         `-- DamagedError       its content is not what was written
 
@@ -64,6 +65,14 @@ class ModelError(InferenceError):
 
 class DeviceError(InferenceError):
     pass
+
+
+class RequestError(MillwrightError):
+    """`status` of HTTP: 4xx where the one who asks can do better, 503 where asking later helps."""
+
+    def __init__(self, status: int, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.status = status
 
 
 class StoreError(MillwrightError):

@@ -128,7 +128,7 @@ def shipped() -> Path:
 
 def load(folder: Path) -> Bundle:
     """Verify the files, the card and the content hash. ModelError names the file and what is wrong with it."""
-    names = _names(folder)
+    names = files_of(folder)
     card = _card(folder / CARD)
     _complete(folder, card, names)
     model = _model(folder, names)
@@ -164,11 +164,14 @@ def _content_hash(digests: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _names(folder: Path) -> list[str]:
+def files_of(folder: Path) -> list[str]:
     """The files of the folder, all of a known name, none too large, none a link or a folder."""
     if not folder.is_dir():
-        raise ModelError(f"{folder}: there is no such folder", "Name a model bundle's folder in `detect.model`.")
-    names = sorted(path.name for path in folder.iterdir())
+        raise ModelError(f"{folder}: there is no such folder", "Name the folder of a model bundle.")
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read: {error.strerror}", "Give the right to read it.") from None
     for name in names:
         if name not in LIMITS:
             raise ModelError(f"{folder / name}: is no part of a bundle", f"A bundle has only: {', '.join(LIMITS)}.")

@@ -19,7 +19,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StoreError(
@@ -51,11 +51,12 @@ def set_aside(path: Path, now: int) -> Path:
     """Rename a damaged file so that a person can look at it; `now` in UTC ns makes the name."""
     aside = path.with_name(f"{path.name}.damaged-{now // 1_000_000_000}")
     path.replace(aside)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return aside
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed, linked or removed in a folder safe from a power cut. OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
