@@ -109,6 +109,8 @@ def _apply(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) ->
 
 def main(arguments: list[str]) -> int:
     schema, path = arguments
+    # sqlite-utils imports them where they are installed and needs them for nothing here: two seconds of a first start.
+    sys.modules.update(dict.fromkeys(("numpy", "pandas")))  # type: ignore[arg-type]  # None: an import is refused
     try:
         apply(Path(path), SCHEMAS[schema])
     except DamagedError as error:
