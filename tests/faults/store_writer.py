@@ -11,8 +11,8 @@ from appliance.store.history import Commit, History
 
 BUDGET, RETENTION = 8 << 20, 365 * 86_400_000_000_000
 NOW = 1_700_000_000_000_000_000
-ROWS = 100  # a commit
-ASSETS = ("a", "b", "line1/c")
+ROWS = 40  # a commit
+ASSETS = tuple(f"line1/{number}" for number in range(12))  # so many that to fold them takes a while
 
 
 def commit(turn: int) -> Commit:
@@ -35,9 +35,11 @@ def write(folder: Path, turn: int) -> None:
     while True:
         history.append(commit(turn), NOW + turn)
         print(f"history {turn}", flush=True)
-        alarms.record([alarm(turn), alarm(turn)])
-        print(f"alarm {turn}", flush=True)
+        if turn % 4 == 0:  # they wait for the disk: most kills should come elsewhere
+            alarms.record([alarm(turn // 4), alarm(turn // 4)])
+            print(f"alarm {turn // 4}", flush=True)
         for step in range(turn % 5):
+            print(f"tidy {step}", flush=True)
             history.tidy(NOW + turn + step * 601_000_000_000)
         turn += 1
 

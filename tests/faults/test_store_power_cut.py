@@ -27,11 +27,11 @@ PATIENCE_S = 60
 
 
 def run_until_killed(folder: Path, turn: int, lines: int) -> tuple[int, int]:
-    """The last turns that were said to be in the history and among the alarms."""
+    """The last that were said to be in the history and among the alarms."""
     command = [sys.executable, store_writer.__file__, str(folder), str(turn)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    said = {"history": turn - 1, "alarm": turn - 1}
+    said = {"history": turn - 1, "alarm": -1}
     for count, line in enumerate(process.stdout):
         kind, number = line.split()
         said[kind] = int(number)
@@ -87,10 +87,10 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         with closing(Alarms(tmp_path / "alarms.sqlite")) as alarms:
             rows = [change.alarm.at - NOW for change in alarms.changes()]
             assert rows == list(range(len(rows)))
-            assert len(rows) - (said_alarm + 1) in (0, 1)
+            assert said_alarm == -1 or len(rows) - (said_alarm + 1) in (0, 1)
             alarms.record([alarm(number) for number in range(len(rows))])  # as the broker delivers them again
             assert alarms.count() == len(rows)
-            alarms.record([alarm(number) for number in range(len(rows), kept)])
+            alarms.record([alarm(number) for number in range(len(rows), (kept + 3) // 4)])
         turn = kept
         with closing(sqlite3.connect(tmp_path / "history.sqlite")) as db:
             merged = max(merged, db.execute("SELECT MAX(rows) FROM chunk").fetchone()[0] or 0)
