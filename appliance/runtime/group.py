@@ -1,6 +1,7 @@
 """Runs services as named tasks of one TaskGroup, tells systemd how they are, and stops them within two seconds.
 
-They are stopped one after another, the last of the list first: what a service says at its end still finds the broker.
+They are started one after another, each when the one before it is ready: what a service says first is heard by all that
+stand before it. They are stopped the other way round: what a service says at its end still finds the broker.
 """
 
 import asyncio
@@ -59,15 +60,26 @@ async def _run_in(
     group: asyncio.TaskGroup, services: Sequence[Service], stop: asyncio.Event, notifier: Notifier
 ) -> None:
     hearts = [Heart(service.name) for service in services]
-    tasks = [
-        group.create_task(service.run(heart), name=service.name)
-        for service, heart in zip(services, hearts, strict=True)
-    ]
+    tasks: list[asyncio.Task[None]] = []
+    for service, heart in zip(services, hearts, strict=True):
+        tasks.append(group.create_task(service.run(heart), name=service.name))
+        await _first_of(heart.is_ready, stop)
+        if stop.is_set():
+            break
     telling = group.create_task(_tell(hearts, notifier), name="notify")
     await stop.wait()
     notifier.send("STOPPING=1")
     telling.cancel()
     await _stop(tasks)
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 async def _tell(hearts: Sequence[Heart], notifier: Notifier) -> None:

@@ -23,7 +23,7 @@ from appliance.inference.detector.alarms import AlarmBook, Change
 from appliance.inference.detector.detector import Detector, Judged
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands
-from appliance.services.status import Status
+from appliance.services.status import Status, tell_ready
 from appliance.store import files
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Detect:
 
     async def _take_readings(self, pulse: Pulse) -> None:
         async with self._bus.subscribe(topics.everything(Kind.READING)) as batches:
-            pulse.ready()
+            await tell_ready(self._bus, pulse)
             async for batch in batches:
                 for part in _parts(batch):
                     self._take(part, self._clock())

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from appliance.bus.port import Batch, Bus
 from appliance.runtime.service import Clock, Pulse
 from appliance.services.picture import FILTERS, RETAINED_FILTERS, Change, Picture
+from appliance.services.status import tell_ready
 
 LAST_WORDS_S = 0.5  # what services say at their end arrives within milliseconds
 
@@ -28,7 +29,7 @@ class Observer:
         ):
             group.create_task(self._feed(retained, pulse), name="observer states")
             group.create_task(self._feed(live, pulse), name="observer readings")
-            pulse.ready()
+            await tell_ready(self._bus, pulse)
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:

@@ -17,7 +17,7 @@ from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Alarm, Kind
 from appliance.runtime.service import Clock, Pulse
-from appliance.services.status import Status
+from appliance.services.status import Status, tell_ready
 from appliance.store import alarms
 from appliance.store.alarms import Alarms, Change
 from appliance.store.history import History
@@ -63,7 +63,7 @@ class Record:
     async def _record_readings(self, pulse: Pulse) -> None:
         filters = [topics.everything(kind) for kind in self._takers]
         async with self._bus.subscribe(*filters) as batches:
-            pulse.ready()
+            await tell_ready(self._bus, pulse)
             async for batch in batches:
                 for part in _parts(batch):
                     self._take(part, self._arrival(len(part)))

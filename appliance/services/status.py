@@ -12,6 +12,7 @@ An abrupt end is told by the broker: the session's last will is `will(service)`.
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -24,6 +25,7 @@ from appliance.events.schema import State
 from appliance.runtime.service import Clock, Pulse
 
 PERIOD_S = 2.0
+ANSWER_S = 2.0
 
 ARRIVED = ("too-large", "overrun", "unclaimed")  # under which a session drops what never reached its service
 
@@ -31,6 +33,14 @@ ARRIVED = ("too-large", "overrun", "unclaimed")  # under which a session drops w
 def will(service: str) -> Message:
     """The last will of a service's session. It is written before the event it tells of, so its time is 0."""
     return Message(topics.state(service), codec.encode(State(at=0, online=False)), qos=1, retain=True)
+
+
+async def tell_ready(bus: Bus, pulse: Pulse) -> None:
+    """Of a service that has made its subscriptions: it is ready when they stand with the broker, so that whoever starts
+    after it is heard. Where no broker answers for two seconds it waits for one as well as any other."""
+    with suppress(BusError):
+        await bus.wait_connected(ANSWER_S)
+    pulse.ready()
 
 
 class Status:

@@ -54,6 +54,54 @@ async def stopped_services(*names: str) -> list[str]:
     return diary
 
 
+class Slow(Steady):
+    """Ready when it is told to be."""
+
+    def __init__(self, name: str, diary: list[str]) -> None:
+        super().__init__(name, diary)
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+
+    async def run(self, pulse: Pulse) -> None:
+        self.diary.append(f"{self.name} begins")
+        self.begun.set()
+        await self.go.wait()
+        await super().run(pulse)
+
+
+def test_each_starts_when_the_one_before_it_is_ready() -> None:
+    async def scenario() -> list[str]:
+        diary: list[str] = []
+        slow, next_one, stop = Slow("detect", diary), Slow("ingest", diary), asyncio.Event()
+        next_one.go.set()
+        running = asyncio.create_task(group.run([slow, next_one], stop))
+        async with asyncio.timeout(PATIENCE_S):
+            await slow.begun.wait()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert diary == ["detect begins"]
+            slow.go.set()
+            await next_one.started.wait()
+            stop.set()
+            await running
+        return diary
+
+    assert asyncio.run(scenario()) == ["detect begins", "ingest begins", "ingest", "detect"]
+
+
+def test_one_that_is_not_ready_can_be_stopped() -> None:
+    async def scenario() -> list[str]:
+        diary: list[str] = []
+        slow, stop = Slow("detect", diary), asyncio.Event()
+        running = asyncio.create_task(group.run([slow, Slow("ingest", diary)], stop))
+        async with asyncio.timeout(PATIENCE_S):
+            await slow.begun.wait()
+            stop.set()
+            await running
+        return diary
+
+    assert asyncio.run(scenario()) == ["detect begins"]
+
+
 def test_one_that_fails_ends_all_with_its_error() -> None:
     diary: list[str] = []
     with pytest.raises(StoreError, match="the disk is gone"):
