@@ -102,7 +102,12 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 2048
     retention_days: Annotated[int, Meta(ge=1, le=36_500, description="Readings older than this are deleted.")] = 365
     commit_ms: Annotated[
-        int, Meta(ge=10, le=5000, description="Readings are committed in groups; a power cut loses at most this much.")
+        int,
+        Meta(
+            ge=10,
+            le=5000,
+            description="Readings are committed in groups: a crash loses at most this much, a power cut a second more.",
+        ),
     ] = 100
     max_assets: Annotated[int, Meta(ge=1, le=1_000_000, description="Assets recorded; more are counted.")] = 10_000
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import sqlite_utils  # noqa: F401  # migrations then run in this process, which is quicker
 
+import appliance
 from appliance.store.alarms import Alarms
 from appliance.store.history import History
 from appliance.store.reader import reading
@@ -29,7 +30,8 @@ PATIENCE_S = 60
 def run_until_killed(folder: Path, turn: int, lines: int) -> tuple[int, int]:
     """The last that were said to be in the history and among the alarms."""
     command = [sys.executable, store_writer.__file__, str(folder), str(turn)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    here = {**os.environ, "PYTHONPATH": str(Path(appliance.__file__).parents[1])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=here)
     assert process.stdout is not None
     said = {"history": turn - 1, "alarm": -1}
     for count, line in enumerate(process.stdout):
