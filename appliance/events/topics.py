@@ -5,6 +5,7 @@ of `[a-z0-9_.-]+`. For states it is the service, for commands `<service>/<verb>/
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from appliance.errors import EventError
@@ -36,6 +37,7 @@ def check_path(path: str) -> str:
     return path
 
 
+@lru_cache(16_384)
 def topic(kind: Kind, path: str) -> str:
     return f"{ROOT}/{kind.value}/{check_path(path)}"
 

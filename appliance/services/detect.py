@@ -107,6 +107,8 @@ class Detect:
                 for part in _parts(batch):
                     self._take(part, self._clock())
                     self._taken.set()
+                    if len(part) == PART:
+                        await self._judge()
                     pulse.beat()
                     await asyncio.sleep(0)
 
@@ -114,9 +116,12 @@ class Detect:
         """At once where it is quiet; where it is busy so much later that what came meanwhile shares the work."""
         while True:
             await self._taken.wait()
-            self._taken.clear()
-            await self._tell(self._detector.judge())
+            await self._judge()
             await asyncio.sleep(GATHER_S)
+
+    async def _judge(self) -> None:
+        self._taken.clear()
+        await self._tell(self._detector.judge())
 
     def _take(self, batch: Batch, now: int) -> None:
         """`now` in UTC ns stands in for the times of readings that carry none, a nanosecond apart: equal times would

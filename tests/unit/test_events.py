@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import cbor2
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,6 +144,11 @@ def test_every_other_event_round_trips_in_both_forms(kind: Kind, data: st.DataOb
     event = data.draw(OTHERS[kind])
     assert codec.decode(kind, codec.encode(event), NOW) == event
     assert codec.decode(kind, codec.encode_json(event), NOW) == event
+
+
+@given(OTHERS[Kind.SCORE] | st.just(Score(0, 1.0, 2.0, Stage.LEARNING)))
+def test_scores_are_encoded_as_anything_is(score: Event) -> None:
+    assert codec.encode(score) == cbor2.dumps(msgspec.to_builtins(score))
 
 
 @pytest.mark.parametrize(
