@@ -90,6 +90,12 @@ class Served:
     def version(self) -> str:
         return self.bundle.card.version
 
+    @property
+    def labels(self) -> list[str]:
+        """Names of classes, of a model whose decoder has them."""
+        labels = self.bundle.card.decoder.get("labels", [])
+        return labels if isinstance(labels, list) else []
+
     def answer(self, inputs: Mapping[str, Array], wanted: Collection[str] | None, decode: bool) -> Answer:
         """`wanted`: names of outputs, None for all. ModelError names the tensor that does not fit and what would,
         DeviceError where no device computes it."""
