@@ -108,8 +108,6 @@ class MemoryBus:
         was_connected = self.connected
         self._broker.buses.remove(self)
         self.disconnect()
-        if not self._is_named:
-            self._broker.sessions.pop(self._client_id, None)
         if was_connected and kind is not None and issubclass(kind, Exception) and self._will is not None:
             self._broker.accept(self._will)
 
@@ -187,6 +185,8 @@ class MemoryBus:
         if self._session is not None:
             self._session.bus = None
             self._session = None
+        if not self._is_named:
+            self._broker.sessions.pop(self._client_id, None)
 
     def deliver(self, message: Message, packet_id: int) -> None:
         if len(message.payload) > MAX_PAYLOAD:

@@ -155,10 +155,8 @@ def test_the_port_listens_on_the_loopback_when_asked_for(paths: Paths) -> None:
         async with running(MosquittoBroker(paths, Broker(listen_port=port))):
             async with MqttBus(f"mqtt://127.0.0.1:{port}") as bus:
                 await bus.wait_connected(PATIENCE_S)
-            found = subprocess.run(
-                ["cat", "/proc/net/tcp", "/proc/net/tcp6"], check=True, capture_output=True, text=True
-            )
-            local = re.findall(rf"^ *\d+: (\w+):{port:04X} \w+:0000 0A", found.stdout, re.MULTILINE)
+            tables = "".join(Path("/proc/net", name).read_text() for name in ("tcp", "tcp6"))
+            local = re.findall(rf"^ *\d+: (\w+):{port:04X} \w+:0000 0A", tables, re.MULTILINE)
             assert local == ["0100007F"]
 
     play(scenario)
