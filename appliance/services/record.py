@@ -105,6 +105,7 @@ class Record:
 
     async def _record_alarms(self) -> None:
         async with self._bus.subscribe(topics.everything(Kind.ALARM), qos=1) as batches:
+            await self._commit([])  # the database is there before the first alarm
             async for batch in batches:  # asking for the next one acknowledges this one
                 self._ledger.received += len(batch)
                 changes = [change for message in batch if (change := self._change(message)) is not None]

@@ -99,7 +99,7 @@ class Alarms:
     def _insert(self, rows: list[tuple[object, ...]]) -> int:
         connection = self._connection()
         with transaction(connection):
-            new = connection.executemany(_INSERT, rows).rowcount
+            new = connection.executemany(_INSERT, rows).rowcount if rows else 0
             if connection.execute("SELECT COUNT(*) FROM change").fetchone()[0] > self._max_changes:
                 self._make_room(connection)
         return new
