@@ -25,6 +25,7 @@ PRIVATE = 0o700
 START_S = 30.0  # until the socket accepts; a large store takes time to read
 POLL_S = 0.02
 STOP_S = 0.8  # between SIGTERM and SIGKILL
+ORPHAN_S, ORPHAN_POLL_S = 5.0, 0.1  # for the child of a process that was killed to save what it keeps
 BEAT_S = 2.0
 FIRST_RESTART_S, LAST_RESTART_S = 0.1, 5.0
 STEADY_S = 30.0  # a broker that lived so long is restarted at once
@@ -127,7 +128,7 @@ class MosquittoBroker:
 
     @asynccontextmanager
     async def _running(self, command: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
-        _clear_socket(self._socket)
+        await _freed(self._socket)
         self._last_lines.clear()
         # Its own session: Ctrl-C in a terminal reaches us alone, and we end it after the services have ended.
         self.child = child = await asyncio.create_subprocess_exec(
@@ -247,17 +248,33 @@ def _lock(path: Path, state: Path) -> Iterator[None]:
         yield
 
 
-def _clear_socket(path: Path) -> None:
+async def _freed(path: Path) -> None:
     """Remove what a killed broker left behind. BusError where the name is taken by something alive, or no socket."""
-    try:
-        is_socket = stat.S_ISSOCK(path.lstat().st_mode)
-    except FileNotFoundError:
-        return
-    if not is_socket:
-        raise BusError(f"{path} is in the way: it is no socket", "remove it, or set paths.run elsewhere")
-    if _accepts(path):
-        raise BusError(f"another broker listens at {path}", "stop it, or give this one its own paths.run")
-    path.unlink()
+    for _ in range(round(ORPHAN_S / ORPHAN_POLL_S)):
+        try:
+            is_socket = stat.S_ISSOCK(path.lstat().st_mode)
+        except FileNotFoundError:
+            return
+        if not is_socket:
+            raise BusError(f"{path} is in the way: it is no socket", "remove it, or set paths.run elsewhere")
+        if _refuses(path):
+            path.unlink(missing_ok=True)
+            return
+        await asyncio.sleep(ORPHAN_POLL_S)
+    raise BusError(f"another broker listens at {path}", "stop it, or give this one its own paths.run")
+
+
+def _refuses(path: Path) -> bool:
+    """Nobody has the socket any more. One who is too busy to accept is alive."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(POLL_S)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def _accepts(path: Path) -> bool:

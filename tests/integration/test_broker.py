@@ -191,7 +191,8 @@ def test_a_stale_socket_is_removed(paths: Paths) -> None:
     play(scenario)
 
 
-def test_a_live_socket_of_somebody_else_is_left_alone(paths: Paths) -> None:
+def test_a_live_socket_of_somebody_else_is_left_alone(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ORPHAN_S", 0.2)
     paths.run.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(module.socket_path(paths)))
@@ -298,3 +299,25 @@ def test_the_child_ends_when_we_are_killed(parent: "subprocess.Popen[str]") -> N
     assert is_alive(pid)
     parent.kill()
     await_end(pid)
+
+
+def test_it_waits_for_one_that_is_about_to_end(paths: Paths) -> None:
+    """The child of a process that was killed saves what it keeps before it lets the socket go."""
+    paths.run.mkdir(parents=True)
+
+    async def scenario() -> None:
+        pulse = Pulse()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.setblocking(False)
+            other.bind(str(module.socket_path(paths)))
+            other.listen()
+            running = asyncio.create_task(MosquittoBroker(paths, Broker()).run(pulse))
+            for _ in range(2):
+                asked, _ = await asyncio.get_running_loop().sock_accept(other)
+                asked.close()
+            assert not pulse.is_ready.is_set()
+        await pulse.is_ready.wait()
+        running.cancel()
+        await asyncio.wait([running])
+
+    play(scenario)
