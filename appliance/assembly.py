@@ -19,24 +19,33 @@ from appliance.services.status import will
 
 if TYPE_CHECKING:
     from appliance.bus.mqtt import MqttBus
+    from appliance.inference.engine import Find
+    from appliance.inference.library import Library
+    from appliance.inference.models import Bundle
+    from appliance.inference.policy import Terms
+    from appliance.inference.port import Backend
     from appliance.services.observe import Observer
     from appliance.services.picture import Change, Picture
+    from hardware.accelerators import Accelerator
 
-SERVICES = ("broker", "record", "detect", "ingest")  # in the order of their start
+SERVICES = ("broker", "record", "detect", "infer", "ingest")  # in the order of their start
 DETECTED = "detected.state"
+COMPILED = "compiled"  # a folder
 HISTORY = "history.sqlite"
 ALARMS = "alarms.sqlite"
 DAY = 86_400_000_000_000  # ns
 
 
 def choose(wanted: Sequence[str], config: Config) -> list[str]:
-    """The services to run, in the order of their start. Without names: all, the broker only where the bus is ours."""
+    """The services to run, in the order of their start. Without names: all, the broker only where the bus is ours,
+    infer only where something is to be served."""
     for name in wanted:
         if name not in SERVICES:
             raise ConfigError(f"there is no service '{name}'", f"There are: {', '.join(SERVICES)}.")
     if wanted:
         return [name for name in SERVICES if name in wanted]
-    return [name for name in SERVICES if name != "broker" or not config.bus.url]
+    left_out = {"broker": bool(config.bus.url), "infer": not (config.infer.port or config.infer.models)}
+    return [name for name in SERVICES if not left_out.get(name)]
 
 
 def build(config: Config, document: Document, names: Sequence[str]) -> list[Service]:
@@ -44,6 +53,7 @@ def build(config: Config, document: Document, names: Sequence[str]) -> list[Serv
         "broker": _broker,
         "record": _record,
         "detect": _detect,
+        "infer": _infer,
         "ingest": _ingest,
     }
     return [builders[name](config, document) for name in names]
@@ -102,13 +112,11 @@ def _detect(config: Config, document: Document) -> Service:
     from appliance.inference.detector.detector import Detector
     from appliance.inference.detector.settings import DetectorSettings
     from appliance.services.detect import Detect
-    from hardware import accelerators
 
     settings = config.detect
-    plugin = plugins.load("appliance.inference.backends", settings.backend)
-    backend = plugin.create(plugin.Settings())
     bundle = models.load(Path(settings.model) if settings.model else models.shipped())
-    computer = engine.start(bundle, backend, settings.device, accelerators.find(backend.ask))
+    backend = inference_backend(config, bundle)
+    computer = engine.reconstructor(bundle, backend, inference_terms(config), devices_for(backend))
     limits = DetectorSettings(settings.hop, settings.max_assets, settings.max_channels)
     return Detect(
         _session_of(config, "detect"),
@@ -118,6 +126,63 @@ def _detect(config: Config, document: Document) -> Service:
         settings.checkpoint_s,
         time.time_ns,
     )
+
+
+def _infer(config: Config, _: Document) -> Service:
+    from appliance.inference import engine
+    from appliance.inference.serving import Repertoire
+    from appliance.services.infer import Infer
+
+    def opened(bundle: "Bundle") -> "engine.Engine":
+        backend = inference_backend(config, bundle)
+        return engine.start(bundle, backend, inference_terms(config), devices_for(backend))
+
+    repertoire = Repertoire(library(config), opened, config.infer.models, config.infer.max_loaded)
+    return Infer(_session_of(config, "infer"), repertoire, config.infer, time.time_ns)
+
+
+def library(config: Config) -> "Library":
+    """The models of this box, the shipped one among them."""
+    from appliance.inference import models
+    from appliance.inference.library import FOLDER, Library
+
+    return Library(config.paths.state / FOLDER, models.shipped())
+
+
+def inference_backend(config: Config, bundle: "Bundle") -> "Backend":
+    """The one that the bundle's card names, else the configuration's."""
+    plugin = plugins.load("appliance.inference.backends", bundle.card.backend or config.detect.backend)
+    backend: Backend = plugin.create(plugin.Settings())
+    return backend
+
+
+def inference_terms(config: Config) -> "Terms":
+    from appliance.inference.policy import Terms
+
+    settings = config.detect
+    return Terms(
+        devices=(settings.device,) if isinstance(settings.device, str) else tuple(settings.device),
+        policy=settings.policy,
+        isolate="all" if settings.isolate else "accelerators",
+        deadline_s=settings.deadline_ms / 1000,
+        blobs=config.paths.state / COMPILED,
+        blobs_bytes=settings.compiled_mb << 20,
+    )
+
+
+def devices_for(backend: "Backend") -> "Find":
+    """Asks this machine for its devices. A driver that hangs or crashes when it is asked does so in another process."""
+    from appliance.inference.isolated.workers import Workers
+    from hardware import accelerators
+
+    def find() -> "list[Accelerator]":
+        workers = Workers()
+        try:
+            return accelerators.find(workers.asking(backend))
+        finally:
+            workers.close()
+
+    return find
 
 
 def _ingest(config: Config, document: Document) -> Service:

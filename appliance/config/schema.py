@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+Device = Literal["auto", "CPU", "GPU", "GPU.0", "GPU.1", "GPU.2", "GPU.3", "NPU"]
+
 INSTALLED = Path("/etc/millwright/millwright.toml")
 
 
@@ -77,9 +79,34 @@ class Detect(Struct, frozen=True, forbid_unknown_fields=True):
     """How readings are judged."""
 
     device: Annotated[
-        Literal["auto", "CPU", "GPU", "NPU"],
-        Meta(description="Where the model runs; `auto` takes the strongest device that passes its probe."),
+        Device | Annotated[list[Device], Meta(min_length=1, max_length=8)],
+        Meta(
+            description="Where the model runs: a device, several in their order of preference, or `auto`: as `policy` "
+            "says. The CPU is the last resort."
+        ),
     ] = "auto"
+    policy: Annotated[
+        Literal["latency", "throughput", "low-power"],
+        Meta(
+            description="What `auto` looks for: the soonest answer, the most windows a second (both are measured), or "
+            "NPU, then GPU, then one thread of the CPU."
+        ),
+    ] = "latency"
+    isolate: Annotated[
+        bool,
+        Meta(description="The CPU, too, computes in a process of its own, as GPU and NPU always do; costs 90 MB."),
+    ] = False
+    deadline_ms: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=600_000,
+            description="A process that computes and is silent for so long is killed; another device does its work.",
+        ),
+    ] = 2000
+    compiled_mb: Annotated[
+        int, Meta(ge=1, le=100_000, description="Disk space for compiled models; those not used for longest make room.")
+    ] = 256
     backend: Annotated[str, Meta(description="The inference backend: a file of `appliance/inference/backends`.")] = (
         "openvino"
     )
@@ -92,6 +119,30 @@ class Detect(Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_s: Annotated[
         int, Meta(ge=1, le=3600, description="How often what was learned is written to disk (and at each alarm).")
     ] = 30
+
+
+class Infer(Struct, frozen=True, forbid_unknown_fields=True):
+    """Models served to other programs. Runs where `port` or `models` is set, or as `millwright run infer`. Devices are
+    chosen as in [detect]."""
+
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="TCP port of the KServe v2 REST endpoint on loopback; 0: the bus alone.")
+    ] = 0
+    models: Annotated[
+        list[str], Meta(description="Models to serve: `name` or `name@version`; empty: every one of the library.")
+    ] = field(default_factory=list)
+    max_loaded: Annotated[int, Meta(ge=1, le=100, description="Models in memory at once.")] = 8
+    folders: Annotated[
+        list[str], Meta(description="Folders below which a command may name a file with an input; empty: none.")
+    ] = field(default_factory=list)
+    inline_kb: Annotated[
+        int, Meta(ge=1, le=512, description="Tensors in a command or its answer; larger ones go by memory or file.")
+    ] = 64
+    max_body_mb: Annotated[int, Meta(ge=1, le=1024, description="A request over HTTP, or a tensor in a file.")] = 64
+    max_connections: Annotated[int, Meta(ge=1, le=1000, description="HTTP connections at once.")] = 64
+    max_waiting: Annotated[int, Meta(ge=1, le=10_000, description="Requests that wait; more are refused.")] = 64
+    threads: Annotated[int, Meta(ge=1, le=64, description="Requests computed at once.")] = 2
+    timeout_s: Annotated[float, Meta(ge=0.1, le=3600, description="A request that takes longer is refused.")] = 30.0
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,6 +181,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     bus: Bus = field(default_factory=Bus)
     broker: Broker = field(default_factory=Broker)
     detect: Detect = field(default_factory=Detect)
+    infer: Infer = field(default_factory=Infer)
     record: Record = field(default_factory=Record)
     log: Log = field(default_factory=Log)
     connectors: Annotated[

@@ -53,7 +53,7 @@ _ByChannel = Annotated[list[float], Meta(max_length=10_000)]
 class File(Struct, frozen=True, forbid_unknown_fields=True):
     """What a file of the bundle must be, so that a damaged one is named."""
 
-    bytes: Annotated[int, Meta(ge=1)]
+    bytes: Annotated[int, Meta(ge=0)]
     sha256: _Hash
 
 
@@ -97,6 +97,7 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
     inputs: Annotated[list[Port], Meta(min_length=1, max_length=32)]
     outputs: Annotated[list[Port], Meta(min_length=1, max_length=32)]
     files: dict[str, File]
+    backend: Annotated[str, Meta(pattern=r"^[a-z0-9_]{0,64}$")] = ""  # that it is made for; empty: the configured one
     training: Training = field(default_factory=Training)
     decoder: dict[str, Any] = field(default_factory=dict)  # settings of the task's decoder
     description: _Text = ""

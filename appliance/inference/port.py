@@ -82,6 +82,10 @@ class Backend(Protocol):
     @property
     def settings(self) -> Struct: ...
 
+    @property
+    def version(self) -> str:
+        """Of the runtime; what one version compiled is nothing to another. DeviceError where it is not installed."""
+
     def compile(self, path: Path, device: str, plan: Plan = PLAN) -> Model:
         """ModelError when the file is refused, DeviceError when the device cannot run it."""
 

@@ -6,9 +6,10 @@ it is, after each connection to the broker: whoever listens takes the same state
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import cbor2
 import msgspec
@@ -21,18 +22,22 @@ from appliance.events.ledger import Ledger
 from appliance.events.schema import Alarm, AlarmState, Command, Kind
 from appliance.inference.detector.alarms import AlarmBook, Change
 from appliance.inference.detector.detector import Detector, Judged
+from appliance.runtime import files
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands
 from appliance.services.status import Status, tell_ready
-from appliance.store import files
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 STATE_LIMIT = 256 << 20  # bytes of the state file
 PART = 4096  # messages dealt with before the event loop gets its turn
 TICK_S = 1.0
+GRACE_S = 1.0  # for an inference that is under way at the end
 MAX_TOPICS = 16_384  # remembered
 GATHER_S = 0.02  # between two judgements: many windows at once cost a fraction of as many alone
+OWN_ASSET, FALLBACK = "millwright/detect", "device-fallback"
+CONDITIONS = ("anomaly", FALLBACK)  # of alarms that nobody else raises
 MINUTE = 60_000_000_000  # ns
 MAX_SHELVED = 31 * 24 * 60  # minutes; what is shelved for ever is forgotten
 
@@ -47,13 +52,21 @@ class _Shelve(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Computer(Protocol):
-    """What runs the model: named in the service's state."""
+    """What runs the model."""
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str: ...  # that computes now
 
     @property
-    def fallback(self) -> str: ...
+    def fallback(self) -> str: ...  # why it is not the one that was wished for
+
+    @property
+    def alarm(self) -> str: ...  # the part of it that somebody is called for
+
+    @property
+    def slow(self) -> bool: ...  # the loop must not wait for it
+
+    def close(self) -> None: ...
 
 
 class _Lane(NamedTuple):
@@ -78,6 +91,7 @@ class Detect:
         self._ledger = Ledger()
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._saving = asyncio.Lock()
+        self._detecting = asyncio.Lock()  # the detector is at work, maybe in a thread
         self._taken = asyncio.Event()  # readings that were not judged yet
         self._saved_at_count = 0
         self._assets: dict[str, str] = {}  # by topic
@@ -99,13 +113,14 @@ class Detect:
             finally:
                 await self._save()
                 self._status.publish(online=False)
+                await asyncio.to_thread(self._computer.close)
 
     async def _take_readings(self, pulse: Pulse) -> None:
         async with self._bus.subscribe(topics.everything(Kind.READING)) as batches:
             await tell_ready(self._bus, pulse)
             async for batch in batches:
                 for part in _parts(batch):
-                    self._take(part, self._clock())
+                    await self._detect(partial(self._take, part, self._clock()))
                     self._taken.set()
                     if len(part) == PART:
                         await self._judge()
@@ -121,7 +136,19 @@ class Detect:
 
     async def _judge(self) -> None:
         self._taken.clear()
-        await self._tell(self._detector.judge())
+        await self._tell(await self._detect(self._detector.judge))
+
+    async def _detect(self, work: Callable[[], _T]) -> _T:
+        """Whatever may infer. Where that takes long, or may hang, the loop goes on meanwhile."""
+        async with self._detecting:
+            if not self._computer.slow:
+                return work()
+            working = asyncio.create_task(asyncio.to_thread(work))
+            try:
+                return await asyncio.shield(working)
+            except asyncio.CancelledError:
+                await asyncio.wait([working], timeout=GRACE_S)
+                raise
 
     def _take(self, batch: Batch, now: int) -> None:
         """`now` in UTC ns stands in for the times of readings that carry none, a nanosecond apart: equal times would
@@ -198,7 +225,7 @@ class Detect:
             self._publish(Change(asset, alarm))
 
     async def _clear_ghosts(self) -> None:
-        """Retained anomaly alarms of a former life of this box, which nobody would ever end."""
+        """Retained alarms of a former life of this box, which nobody would ever end."""
         async with self._bus.subscribe(topics.everything(Kind.ALARM), qos=1) as batches:
             async for batch in batches:
                 for message in batch:
@@ -215,7 +242,7 @@ class Detect:
         except EventError as error:
             log.warning("%s carries no alarm: %s", message.topic, error.message)
             return None
-        if not isinstance(alarm, Alarm) or alarm.condition != "anomaly" or self._book.knows(asset, alarm.id):
+        if not isinstance(alarm, Alarm) or alarm.condition not in CONDITIONS or self._book.knows(asset, alarm.id):
             return None
         return Change(asset, msgspec.structs.replace(alarm, at=self._clock(), state=AlarmState.NORMAL, active=False))
 
@@ -224,9 +251,16 @@ class Detect:
         while True:
             await asyncio.sleep(TICK_S)
             ticks += 1
-            await self._commit(self._book.expire(self._clock()))
+            await self._commit([*self._book.expire(self._clock()), *self._devices()])
             if ticks % self._checkpoint_s == 0 and self._ledger.processed != self._saved_at_count:
                 await self._save()
+
+    def _devices(self) -> Iterator[Change]:
+        """Nobody shall believe that the accelerator computes while it does not."""
+        why, device = self._computer.alarm, self._computer.device
+        change = self._book.hold(OWN_ASSET, FALLBACK, why, self._clock(), why.partition(" ")[0].rstrip(":"), device)
+        if change is not None:
+            yield change
 
     def _handlers(self) -> dict[str, commands.Handler]:
         return {"ack": self._acknowledge, "shelve": self._shelve, "unshelve": self._unshelve}
@@ -252,7 +286,9 @@ class Detect:
         """Write what was learned and which alarms stand. A disk that refuses is shown, and tried again."""
         async with self._saving:
             self._saved_at_count = self._ledger.processed
-            data = cbor2.dumps({"alarms": self._book.snapshot(), "detector": self._detector.snapshot()})
+            async with self._detecting:
+                learned = self._detector.snapshot()
+            data = cbor2.dumps({"alarms": self._book.snapshot(), "detector": learned})
             try:
                 await asyncio.to_thread(files.write_sealed, self._state_file, data)
                 self._trouble = ""

@@ -44,6 +44,10 @@ class LiteRt:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    @property
+    def version(self) -> str:
+        return _runtime()[1]
+
     def compile(self, path: Path, device: str, plan: Plan = PLAN) -> Bucketed:
         """`device` is CPU. Nothing is compiled that would be worth keeping."""
         if device != "CPU":

@@ -62,6 +62,10 @@ class OpenVino:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    @property
+    def version(self) -> str:
+        return str(_bindings.load().get_version())
+
     def compile(self, path: Path, device: str, plan: Plan = PLAN) -> Bucketed:
         """`device` is OpenVINO's name: CPU, GPU, GPU.1, NPU."""
         weights = _files.check(path, self.suffixes)

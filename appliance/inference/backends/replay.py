@@ -51,6 +51,7 @@ def create(settings: Settings) -> "Replay":
 
 class Replay:
     name = "replay"
+    version = "1"
     suffixes = (".xml", ".onnx", ".tflite")
 
     def __init__(self, settings: Settings) -> None:

@@ -23,6 +23,7 @@ import msgspec
 from appliance.errors import MillwrightError
 from appliance.events.schema import Alarm, AlarmState, Score, Severity, Stage
 
+MAX_MESSAGE = 200  # characters
 REMEMBERED = 64  # ended alarms that are told again after a lost connection
 
 _SEVERITY = {Stage.WARNING: Severity.WARNING, Stage.ALARMING: Severity.ALARM}
@@ -54,6 +55,34 @@ class AlarmBook:
         if severity and _RANK[severity] > _RANK[alarm.severity]:
             return self._escalate(asset, alarm, score, severity)
         return None if alarm.active else self._reactivate(asset, alarm, score)
+
+    def hold(self, asset: str, condition: str, why: str, at: int, cause: str = "", device: str = "") -> Change | None:
+        """The change that a condition of the box itself brings, which holds while `why` is not empty: a warning, raised
+        at time `at`. None where nothing changes."""
+        alarm = self.standing.get(asset)
+        if not why:
+            return self._clear(asset, alarm, at) if alarm and alarm.active else None
+        if alarm is None:
+            return self._put(
+                asset,
+                Alarm(
+                    id=identity_of(asset, at),
+                    at=at,
+                    raised=at,
+                    state=AlarmState.UNACKNOWLEDGED,
+                    severity=Severity.WARNING,
+                    cause=cause,
+                    score=1.0,
+                    threshold=1.0,
+                    condition=condition,
+                    device=device,
+                    message=why[:MAX_MESSAGE],
+                ),
+            )
+        if alarm.active:
+            return None
+        state = AlarmState.SHELVED if alarm.state is AlarmState.SHELVED else AlarmState.UNACKNOWLEDGED
+        return self._put(asset, alarm, at=at, active=True, state=state, message=why[:MAX_MESSAGE])
 
     def acknowledge(self, identity: str, by: str, at: int) -> Change:
         asset, alarm = self._find(identity)

@@ -31,6 +31,10 @@ START = (
 LOOK = "`millwright doctor accelerators` looks at the device."
 
 
+class LostError(DeviceError):
+    """The process is gone: it crashed, or it was killed because it did not answer."""
+
+
 class Workers:
     """All processes of one owner, so that closing it ends them, those that are busy included."""
 
@@ -40,15 +44,23 @@ class Workers:
         self._closed = False
 
     def compile(
-        self, backend: Backend, path: Path, device: str, plan: Plan = PLAN, deadline_s: float = 2.0, memory: int = 0
+        self,
+        backend: Backend,
+        path: Path,
+        device: str,
+        plan: Plan = PLAN,
+        deadline_s: float = 2.0,
+        compile_s: float = COMPILE_S,
+        memory: int = 0,
     ) -> "Isolated":
-        """The model in a process of its own, which gets `deadline_s` for each call and `memory` bytes of address space
-        (0: any). ModelError when the file is refused, DeviceError when the device cannot run it or the process ends.
+        """The model in a process of its own, which gets `compile_s` to compile, `deadline_s` for each call and `memory`
+        bytes of address space (0: any). ModelError when the file is refused, DeviceError when the device cannot run it,
+        LostError when the process ends.
         """
         worker = self._started(device, memory)
         try:
             settings = msgspec.to_builtins(backend.settings)
-            reply = worker.ask(Compile(backend.name, settings, str(path), device, plan), COMPILE_S)
+            reply = worker.ask(Compile(backend.name, settings, str(path), device, plan), compile_s)
         except BaseException:
             worker.close()
             raise
@@ -59,14 +71,15 @@ class Workers:
     def asking(self, backend: Backend) -> Callable[[str, str], object]:
         """`backend.ask`, for what is no CPU by a process: asking loads a device's driver, which may hang or crash."""
         settings = msgspec.to_builtins(backend.settings)
+        held: list[Worker] = []
 
         def ask(device: str, name: str) -> object:
             if device == "CPU":
                 return backend.ask(device, name)
             try:
-                worker = self._started(device, 0)
-                with worker:
-                    reply = worker.ask(Ask(backend.name, settings, device, name), ASK_S)
+                if not held or held[-1].gone:
+                    held.append(self._started(device, 0))
+                reply = held[-1].ask(Ask(backend.name, settings, device, name), ASK_S)
             except DeviceError as error:
                 raise RuntimeError(error.message) from None
             return reply.value if isinstance(reply, Value) else None
@@ -124,6 +137,10 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def gone(self) -> bool:
+        return self._closed
+
     def ask(self, question: wire.Question, deadline_s: float) -> wire.Reply:
         """ModelError or DeviceError as the process says; DeviceError when it dies or is late, and then it is gone."""
         try:
@@ -149,10 +166,10 @@ class Worker:
         except (OSError, msgspec.MsgspecError) as error:
             raise self.lost(f"cannot be spoken to ({error})") from None
 
-    def lost(self, how: str) -> DeviceError:
+    def lost(self, how: str) -> LostError:
         """Kill it; the error that says why."""
         died = self._end()
-        return DeviceError(f"{self._device} {died or f'{how}; its process was killed'}", LOOK)
+        return LostError(f"{self._device} {died or f'{how}; its process was killed'}", LOOK)
 
     def close(self) -> None:
         self._end()
