@@ -82,7 +82,7 @@ class Pending:
         at, values = reading.at, reading.values
         if at < now - self._retention:
             raise EventError("expired", f"{path} at {at}")
-        asset = self._assets.get(path) or self._meet(path)
+        asset = self._assets.get(path) or self._meet(path, values)
         points = tuple(values)
         if points == asset.points:
             if at == asset.newest:
@@ -100,7 +100,7 @@ class Pending:
     def add_block(self, path: str, block: Block) -> None:
         """EventError, under one of REASONS or `point-name`, where it is not taken."""
         if path not in self._assets:
-            self._meet(path)
+            self._meet(path, block.values)
         check_points(list(block.values))
         self._grow(_block_weight(block))
         self._blocks.append((path, block))
@@ -122,7 +122,8 @@ class Pending:
         self.rows -= load.commit.rows
         self._weight -= load.weight
 
-    def _meet(self, path: str) -> _Asset:
+    def _meet(self, path: str, points: Iterable[str]) -> _Asset:
+        check_points(list(points))  # or nonsense would take the places of those to come
         if len(self._assets) >= self._max_assets:
             raise EventError("too-many-assets", f"{path}: {self._max_assets} assets are recorded already")
         asset = self._assets[path] = _Asset()

@@ -41,6 +41,7 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="history")
         self._loads: deque[Load] = deque()  # to be committed; filled by the loop, emptied by the thread
         self._done: deque[Load] = deque()  # committed; the other way round
+        self._found_trouble = ""  # by the thread
         self._known: list[str] = []  # assets that the database has; told by the thread when it opens it
         self._unsynced = self._untidy = self._stopping = False
         self._synced_at = 0.0  # monotonic, s
@@ -95,6 +96,7 @@ class Writer:
             load = self._done.popleft()
             self.pending.settle(load)
             self._ledger.processed += load.commit.rows
+        self.trouble = self._found_trouble
         self.pending.unavailable = bool(self.trouble)
         self.pending.know(self._known)
         self._known = []
@@ -108,7 +110,7 @@ class Writer:
             self._commit()
             self._sync()
             self._tidy()
-            self.trouble = ""
+            self._found_trouble = ""
         except DamagedError as error:
             self._set_aside(error)
         except StoreError as error:
@@ -140,7 +142,7 @@ class Writer:
                 return
 
     def _set_aside(self, error: DamagedError) -> None:
-        self.trouble = error.message
+        self._found_trouble = error.message
         try:
             aside = self._history.set_aside(self._clock())
         except StoreError as refused:
@@ -150,7 +152,7 @@ class Writer:
         log.error("%s", self.notice)
 
     def _report(self, error: StoreError) -> None:
-        if error.message != self.trouble:
+        if error.message != self._found_trouble:
             log.error("readings cannot be recorded: %s", error)
-        self.trouble = error.message
+        self._found_trouble = error.message
         self._history.close()
