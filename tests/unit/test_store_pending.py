@@ -131,3 +131,12 @@ def test_blocks_wait_and_are_bounded() -> None:
     loads = waiting.take(1 << 18)
     assert len(loads) == MAX_BYTES // (1 << 20)
     assert all(load.commit.blocks == [("a", block)] and load.commit.rows == 1 for load in loads)
+
+
+def test_nonsense_takes_no_asset_s_place() -> None:
+    waiting = pending(max_assets=1)
+    for number in range(3):
+        assert refusal(waiting.add, f"r{number}", Reading(NOW, {"": 1.0}), NOW) == "point-name"
+        assert refusal(waiting.add_block, f"b{number}", Block(NOW, 1.0, {"": array("f", [1.0])})) == "point-name"
+    assert waiting.assets == 0
+    assert refusal(waiting.add, "good", Reading(NOW, {"x": 1.0}), NOW) == ""
