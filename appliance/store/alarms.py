@@ -86,8 +86,10 @@ class Alarms:
         return self._select("WHERE at >= ? ORDER BY at DESC, seq DESC LIMIT ?", since, limit)[::-1]
 
     def set_aside(self, now: int) -> Path:
-        """Move the damaged database away: where it is now."""
+        """Move the damaged database away: where it is now. Of those that were before it the newest is kept."""
         self.close()
+        for old in database.aside(self.path)[:-1]:
+            database.delete(old)
         return database.set_aside(self.path, now)
 
     def close(self) -> None:

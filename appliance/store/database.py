@@ -156,5 +156,5 @@ def _beside(path: Path, suffix: str) -> Path:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:  # it is not there, or the disk fails, which whoever reads or writes will say
         return 0
