@@ -1,6 +1,7 @@
 """Tensors against what a model says it takes: the same words of refusal from every backend. Pure."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -36,6 +37,12 @@ def rows_fit(row: tuple[int, ...] | None, batch: Array) -> None:
         raise ModelError("the model does not map rows to rows", "Call it with its inputs by name.")
     if batch.shape[1:] != row or not batch.ndim:
         raise ModelError(f"the model takes rows of shape {row}, not {batch.shape[1:]}", "Feed it what its card says.")
+
+
+def misfit(path: Path, shapes: Sequence[tuple[int, ...]], why: str) -> ModelError:
+    """For shapes that the specs allow and the model does not."""
+    shown = " and ".join(str(list(shape)) for shape in shapes)
+    return ModelError(f"{path}: does not take inputs of shape {shown}: {why}", "Feed it what its card says.")
 
 
 def text(spec: Spec) -> str:

@@ -396,6 +396,25 @@ def test_several_outputs_come_by_name_and_free_lengths_stay_free(tmp_path: Path)
         np.testing.assert_array_equal(answer["most"], values.max(axis=(2, 3), keepdims=True))
 
 
+@pytest.mark.parametrize("operation", ["reshape", "add", "product"])
+def test_free_lengths_that_the_model_cannot_compute_are_refused(tmp_path: Path, operation: str) -> None:
+    """OpenVINO compiled for free lengths would take them, and crash."""
+    image = ops.parameter([-1, 1, -1, -1], np.float32, name="image")
+    image.output(0).set_names({"image"})
+    done = {
+        "reshape": lambda: ops.reshape(image, ops.constant(np.array([1, 64], np.int64)), special_zero=False),
+        "add": lambda: ops.add(image, ops.constant(np.ones((1, 1, 8, 8), np.float32))),
+        "product": lambda: ops.matmul(image, ops.constant(np.ones((1, 1, 8, 8), np.float32)), False, False),
+    }[operation]()
+    done.output(0).set_names({"done"})
+    path = exported(tmp_path, ov.Model([done], [image], "picky"))
+    model = openvino.create(openvino.Settings()).compile(path, "CPU")
+    for _ in range(2):
+        assert model.run({"image": np.ones((1, 1, 8, 8), np.float32)})["done"].size == 64
+        with pytest.raises(ModelError, match="does not take inputs of shape"):
+            model.run({"image": np.ones((1, 1, 3, 3), np.float32)})
+
+
 def test_outputs_whose_lengths_depend_on_the_values(tmp_path: Path) -> None:
     given = ops.parameter([-1], np.float32, name="given")
     given.output(0).set_names({"given"})

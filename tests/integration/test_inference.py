@@ -240,20 +240,6 @@ def test_a_driver_that_comes_later_is_found() -> None:
     judge.close()
 
 
-def test_inputs_that_cannot_be_computed_are_no_fault_of_the_device(tmp_path: Path) -> None:
-    image = ops.parameter([1, 1, -1, -1], np.float32, name="image")
-    image.output(0).set_names({"image"})
-    flat = ops.reshape(image, ops.constant(np.array([1, 64], np.int64)), special_zero=False)
-    flat.output(0).set_names({"flat"})
-    model = ov.Model([flat], [image], "flat")
-    judge = engine.start(bundled(tmp_path, model, task="light"), openvino.create(openvino.Settings()))
-    for _ in range(2):
-        assert judge.run({"image": np.ones((1, 1, 8, 8), np.float32)})["flat"].shape == (1, 64)
-        with pytest.raises(ModelError, match="cannot compute these inputs"):
-            judge.run({"image": np.ones((1, 1, 2, 2), np.float32)})
-    assert judge.fallback == ""
-
-
 def test_where_no_device_runs_the_model_it_is_said() -> None:
     with pytest.raises(DeviceError, match="no device runs the model") as caught:
         played(Fact("NPU"), devices=())

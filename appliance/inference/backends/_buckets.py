@@ -18,6 +18,7 @@ from appliance.errors import DeviceError
 from appliance.inference import tensors
 from appliance.inference.port import Array, Spec
 
+MAX_CHECKED = 1024  # combinations of input shapes that need not be checked again
 MAX_SHAPES = 16  # combinations of input shapes that a model without rows is kept compiled for
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -38,12 +39,13 @@ class Runner(Protocol):
         """All inputs, of exactly its shapes, to all outputs. DeviceError."""
 
 
-Make = Callable[[Shapes], Sequence[Runner]]  # DeviceError where the device does not take the shapes
+Make = Callable[[Shapes], Sequence[Runner]]  # ModelError where the model does not take the shapes, DeviceError
+Check = Callable[[Shapes], None]  # ModelError where the model does not take the shapes
 
 
 class Bucketed:
     """The port's Model. `sizes`: numbers of rows that may be compiled, ascending; `streams`: runners of each;
-    `per_shape`: `make` takes no free lengths."""
+    `per_shape`: `make` takes no free lengths; where it does, `check` is asked once for each combination of shapes."""
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Bucketed:
         make: Make,
         streams: int = 1,
         per_shape: bool = True,
+        check: Check = lambda shapes: None,
     ) -> None:
         self.inputs, self.outputs, self.device = inputs, outputs, device
         self.per_shape = per_shape
@@ -65,6 +68,8 @@ class Bucketed:
         self._make, self._alone = make, streams == 1
         self._buckets: dict[int, SimpleQueue[Runner]] = {}
         self._shaped: dict[Shapes, SimpleQueue[Runner]] = {}
+        self._check = check
+        self._checked = {tuple(spec.shape for spec in inputs)}
         self._making = threading.Lock()
 
     def try_out(self, eager: bool) -> None:
@@ -91,8 +96,7 @@ class Bucketed:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         given = tensors.ordered(self.inputs, inputs)
-        shapes = given if self.per_shape else self.inputs
-        free = self._for(tuple(tensor.shape for tensor in shapes))
+        free = self._for(tuple(tensor.shape for tensor in given))
         runner = free.get()
         try:
             answers = runner.run(given)
@@ -155,6 +159,9 @@ class Bucketed:
             return self._buckets[size]
 
     def _for(self, shapes: Shapes) -> "SimpleQueue[Runner]":
+        if not self.per_shape:
+            self._fitting(shapes)
+            shapes = tuple(spec.shape for spec in self.inputs)
         found = self._shaped.get(shapes)
         if found is not None:
             return found
@@ -163,6 +170,13 @@ class Bucketed:
                 del self._shaped[next(iter(self._shaped))]
             self._shaped[shapes] = found = _queue(self._make(shapes))
             return found
+
+    def _fitting(self, shapes: Shapes) -> None:
+        if shapes in self._checked:
+            return
+        self._check(shapes)
+        if len(self._checked) < MAX_CHECKED:
+            self._checked.add(shapes)
 
 
 def powers(largest: int, step: int = 2) -> list[int]:

@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from appliance.errors import DeviceError, ModelError
+from appliance.inference import tensors
 from appliance.inference.backends import _files
 from appliance.inference.backends._buckets import Bucketed, Shapes, powers
 from appliance.inference.port import DTYPES, PLAN, Array, Plan, Spec
@@ -58,7 +59,7 @@ class LiteRt:
         inputs, outputs = _specs(path, first.get_input_details()), _specs(path, first.get_output_details())
 
         def make(shapes: Shapes) -> list[_Runner]:
-            return [_Runner(_interpreter(path, threads), shapes, inputs) for _ in range(plan.streams or 1)]
+            return [_Runner(path, threads, shapes, inputs) for _ in range(plan.streams or 1)]
 
         model = Bucketed(inputs, outputs, "CPU", powers(self.settings.largest_batch), make, plan.streams)
         model.try_out(plan.eager)
@@ -75,7 +76,8 @@ class LiteRt:
 class _Runner:
     """An interpreter of one shape for each input."""
 
-    def __init__(self, interpreter: Any, shapes: Shapes, inputs: Sequence[Spec]) -> None:
+    def __init__(self, path: Path, threads: int, shapes: Shapes, inputs: Sequence[Spec]) -> None:
+        interpreter = _interpreter(path, threads)
         self._interpreter = interpreter
         self._places = [detail["index"] for detail in interpreter.get_input_details()]
         self._entered = [np.zeros(shape, spec.dtype) for shape, spec in zip(shapes, inputs, strict=True)]
@@ -85,9 +87,7 @@ class _Runner:
                 interpreter.resize_tensor_input(place, shape)
             interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise DeviceError(
-                f"LiteRT does not take inputs of shapes {shapes}: {_line(error)}", "Feed it what its card says."
-            ) from None
+            raise tensors.misfit(path, shapes, _line(error)) from None
         self._results = [detail["index"] for detail in interpreter.get_output_details()]
 
     def rows(self, batch: Array) -> Array:

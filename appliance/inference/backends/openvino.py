@@ -18,6 +18,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from appliance.errors import DeviceError, ModelError
+from appliance.inference import tensors
 from appliance.inference.backends import _bindings, _files
 from appliance.inference.backends._buckets import Bucketed, Shapes, powers
 from appliance.inference.blobs import Blobs
@@ -73,8 +74,10 @@ class OpenVino:
         inputs, outputs = _specs(path, graph.inputs, "input"), _specs(path, graph.outputs, "output")
         # An accelerator takes seconds to minutes for each size; a few rows too many cost it little.
         sizes = powers(self.settings.largest_batch, 2 if _on_cpu(device) else 4)
-        compiler = _Compiler(graph, inputs, outputs, device, self._properties(weights, device, plan), plan)
-        model = Bucketed(inputs, outputs, device, sizes, compiler.make, plan.streams, _fixed_only(device))
+        compiler = _Compiler(path, graph, inputs, outputs, device, self._properties(weights, device, plan), plan)
+        model = Bucketed(
+            inputs, outputs, device, sizes, compiler.make, plan.streams, _fixed_only(device), compiler.check
+        )
         model.try_out(plan.eager)
         model.device = compiler.device
         return model
@@ -104,6 +107,7 @@ class _Compiler:
 
     def __init__(
         self,
+        path: Path,
         graph: Any,
         inputs: Sequence[Spec],
         outputs: Sequence[Spec],
@@ -112,7 +116,7 @@ class _Compiler:
         plan: Plan,
     ) -> None:
         self.device = device  # the one that really computes, once something was compiled
-        self._graph, self._inputs, self._outputs = graph, inputs, outputs
+        self._path, self._graph, self._inputs, self._outputs = path, graph, inputs, outputs
         self._asked, self._properties, self._streams = device, properties, plan.streams
         keeps = plan.blobs and plan.identity
         self._blobs = Blobs(Path(plan.blobs), plan.blobs_bytes, plan.identity) if keeps else None
@@ -128,6 +132,11 @@ class _Compiler:
                 f"{self._asked} cannot compile the model: {_last_line(error)}",
                 '`millwright doctor` tells what the device lacks; `detect.device = "CPU"` always runs.',
             ) from None
+
+    def check(self, shapes: Shapes) -> None:
+        """ModelError where the model does not take them. A graph compiled for free lengths does not look: it would read
+        and write beyond its tensors."""
+        self._shaped(shapes)
 
     def _compiled(self, shapes: Shapes) -> Any:
         key = f"{_bindings.load().get_version()}\n{self._asked}\n{sorted(self._properties.items())}\n{shapes}"
@@ -162,7 +171,10 @@ class _Compiler:
             return self._graph
         shape = _bindings.load().PartialShape
         graph = self._graph.clone()
-        graph.reshape({place: shape(list(lengths)) for place, lengths in enumerate(shapes)})
+        try:
+            graph.reshape({place: shape(list(lengths)) for place, lengths in enumerate(shapes)})
+        except RuntimeError as error:
+            raise tensors.misfit(self._path, shapes, _last_line(error)) from None
         return graph
 
 
