@@ -99,8 +99,10 @@ def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
     for key, value in inner.items():
         here = (*path, _key(key))
         for one in value if isinstance(value, list) else [value]:
-            yield ""
-            yield f"[[{'.'.join(here)}]]" if isinstance(value, list) else f"[{'.'.join(here)}]"
+            if isinstance(value, list):
+                yield from ("", f"[[{'.'.join(here)}]]")
+            elif not all(map(_is_table, one.values())):
+                yield from ("", f"[{'.'.join(here)}]")
             yield from _lines(one, here)
 
 
