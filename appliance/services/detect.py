@@ -88,7 +88,7 @@ class Detect:
         self._bus, self._detector, self._computer, self._clock = bus, detector, computer, clock
         self._state_file, self._checkpoint_s = state_file, checkpoint_s
         self._book = AlarmBook()
-        self._ledger = Ledger()
+        self._ledger, self._commands = Ledger(), Ledger()
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._saving = asyncio.Lock()
         self._detecting = asyncio.Lock()  # the detector is at work, maybe in a thread
@@ -105,7 +105,7 @@ class Detect:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._status.run(pulse), name="detect status")
-                    group.create_task(commands.serve(self._bus, self.name, self._handlers(), self._clock))
+                    group.create_task(self._serve(), name="detect commands")
                     group.create_task(self._tend(), name="detect checkpoints")
                     group.create_task(self._clear_ghosts(), name="detect ghosts")
                     group.create_task(self._judge_together(), name="detect judgements")
@@ -262,6 +262,9 @@ class Detect:
         if change is not None:
             yield change
 
+    async def _serve(self) -> None:
+        await commands.serve(self._bus, self.name, self._handlers(), self._clock, self._commands)
+
     def _handlers(self) -> dict[str, commands.Handler]:
         return {"ack": self._acknowledge, "shelve": self._shelve, "unshelve": self._unshelve}
 
@@ -322,8 +325,10 @@ class Detect:
             raise DamagedError(f"{self._state_file} is not what this release writes ({error})") from error
 
     def _detail(self) -> dict[str, Any]:
+        refused = {"commands_dropped": dict(self._commands.dropped)} if self._commands.dropped else {}
         return {
             **self._detector.describe(),
+            **refused,
             "alarms": len(self._book.standing),
             "device": self._computer.device,
             "fallback": self._computer.fallback,

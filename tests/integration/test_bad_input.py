@@ -409,6 +409,7 @@ def test_hostile_retained_messages_stop_nothing(quiet_box: Folder) -> None:
                 await asyncio.to_thread(publish_large, path, topics.topic(kind, "detect/ack/large"), retain=True)
             await check_all_works(site, plant.machines[1])
             assert {process.starts for process in site.processes.values()} == {1}
+            await site.until(partial(refuses_commands, site), "refused commands")
             await site.kill(SERVICES)  # they find it all again
             await check_all_works(site, plant.machines[2])
             assert {name: process.starts for name, process in site.processes.items()} == {
@@ -420,6 +421,12 @@ def test_hostile_retained_messages_stop_nothing(quiet_box: Folder) -> None:
             assert {code for code, _ in ends.values()} == {0}
 
     asyncio.run(scenario())
+
+
+def refuses_commands(site: Site) -> bool:
+    """Malformed ones are counted."""
+    reasons = {name: set(site.states[name].detail.get("commands_dropped", ())) for name in ("detect", "ingest")}
+    return reasons["detect"] >= {"malformed", "shape", "topic"} and reasons["ingest"] >= {"shape"}
 
 
 async def check_all_works(site: Site, machine: Machine) -> None:
