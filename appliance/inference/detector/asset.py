@@ -18,6 +18,7 @@ class Task(StrEnum):
     JOIN = "join"  # a channel that came later has been watched for long enough
     RETURN = "return"  # a channel that had vanished is back for long enough
     ADAPT = "adapt"  # another model judges now: measure what it makes of this asset
+    ACCEPT = "accept"  # an alarm has stood for so long that its state is to be learned
 
 
 class Event(NamedTuple):
@@ -69,9 +70,7 @@ class Asset:
         "rows",
         "seen",
         "seen_tick",
-        "shape_cause",
         "shape_model",
-        "shape_score",
         "stage",
         "start",
         "stride",
@@ -104,8 +103,6 @@ class Asset:
         self.next_due = 0  # row of the next judgement
         self.queued = False  # for the next call of `judge`
         self.latch = Latch()
-        self.shape_score = 0.0  # of the autoencoder, held until it looks again
-        self.shape_cause = 0  # column
         self.shape_model = ""  # the model that the shape statistics belong to
         self.seen_tick = 0
 

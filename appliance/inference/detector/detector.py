@@ -17,7 +17,7 @@ from appliance.events.rows import Row
 from appliance.events.schema import Reading, Stage
 from appliance.inference.detector import snapshots
 from appliance.inference.detector.admission import Admission
-from appliance.inference.detector.asset import Asset
+from appliance.inference.detector.asset import Asset, Task
 from appliance.inference.detector.autoencoder import Reconstructor, Shapes
 from appliance.inference.detector.intake import Intake
 from appliance.inference.detector.judging import Judge, Judged
@@ -48,8 +48,8 @@ class Detector:
         self._shapes = Shapes(autoencoder)
         self._memory = memory = Memory(settings.max_assets, settings.max_channels)
         self._arena = memory.arena
-        self._judge = Judge(memory, self._shapes, settings.hop, settings.learn_rows)
-        self._learning = Learning(settings, memory, self._shapes, self._judge.depth)
+        self._judge = Judge(memory, self._shapes, settings, self._stands)
+        self._learning = Learning(settings, memory, self._shapes, self._judge)
         self._admission = Admission(settings, memory)
         self._assets = self._admission.assets
         self._intake = Intake(settings, memory, self._learning, self._admission, self._settle, self._reached)
@@ -182,6 +182,11 @@ class Detector:
         full = asset.next_due + asset.ring - self._judge.depth
         due = full if asset.queued else asset.next_due
         asset.alert = min(due, asset.events[0].row) if asset.events else due
+
+    def _stands(self, asset: Asset) -> None:
+        """An alarm has stood for long."""
+        if not any(event.task is Task.ACCEPT for event in asset.events):
+            self._learning.expect_acceptance(asset)
 
     def _settle(self, asset: Asset) -> None:
         """Judge what the asset is due now: something about it changes, or its ring is full."""

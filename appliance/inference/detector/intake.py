@@ -13,7 +13,7 @@ from appliance.errors import EventError
 from appliance.events.schema import Reading
 from appliance.inference.detector.admission import Admission
 from appliance.inference.detector.asset import Asset, Event, Task
-from appliance.inference.detector.learning import Learning
+from appliance.inference.detector.learning import STALE_ROWS, Learning
 from appliance.inference.detector.memory import Memory, Row
 from appliance.inference.detector.settings import DetectorSettings
 
@@ -94,13 +94,30 @@ class Intake:
             self._reached(asset)
 
     def _count_absent(self, asset: Asset, absent: Iterable[str]) -> None:
-        asset.missing = {name: asset.missing.get(name, 0) + 1 for name in absent}
+        before = asset.missing
+        asset.missing = {name: before.get(name, 0) + 1 for name in absent}
+        for name, rows in asset.missing.items():
+            if rows == STALE_ROWS:
+                self._stale(asset, name)
+        for name in before.keys() - asset.missing.keys():
+            if before[name] >= STALE_ROWS:
+                asset.plan(Event(asset.rows + RETURN_ROWS, Task.RETURN, name))
+                self._reached(asset)
         for name in [name for name, rows in asset.missing.items() if rows >= HOLD_ROWS]:
             self._settle(asset)
             del asset.missing[name]
             asset.away.add(name)
             asset.forget(name)
             self._memory.header(asset)[Row.ACTIVE, asset.columns[name]] = 0.0
+
+    def _stale(self, asset: Asset, name: str) -> None:
+        """Its last value is repeated: that it is quiet means nothing now."""
+        if name not in asset.late:
+            asset.forget(name)
+        header, column = self._memory.header(asset), asset.columns[name]
+        if header[Row.FRESH, column]:
+            self._settle(asset)
+            header[Row.FRESH, column] = 0.0
 
     def _welcome(self, asset: Asset, name: str) -> None:
         """A channel is back; once the old values have left the windows it counts again."""

@@ -4,21 +4,26 @@ A point is an asset at one of its rows; a slot is a channel of a point. Slots of
 `reduceat` at the points' first slots pools them.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from appliance.events.schema import Score, Stage
-from appliance.inference.detector import level
+from appliance.inference.detector import level, spread, upkeep
 from appliance.inference.detector.arena import Floats, Integers
 from appliance.inference.detector.asset import Asset
 from appliance.inference.detector.autoencoder import MARGIN, STRIDE, Shapes
 from appliance.inference.detector.latch import THRESHOLD
-from appliance.inference.detector.memory import HEADER, WORD, Memory, Row
+from appliance.inference.detector.memory import HEADER, WORD, Branch, Memory, Row
+from appliance.inference.detector.settings import DetectorSettings
 
 MAX_SLOTS = 4096  # at once: bounds the memory of a judgement
-EXCEED = MARGIN / THRESHOLD  # from units of the autoencoder to those of the score
+# From units of a branch to those of the score.
+EXCEED = {Branch.SPREAD: spread.MARGIN / THRESHOLD, Branch.AUTOENCODER: MARGIN / THRESHOLD}
+NAMES = [branch.name.lower() for branch in Branch]
+STALE = 2  # learning periods before a standing alarm's state is learned, in which the rows for that are collected
 
 
 class Judged(NamedTuple):
@@ -45,15 +50,25 @@ class Weighed(NamedTuple):
     cause: Integers  # [points] the column that weighs most
 
 
+SPREAD = range(Row.SPREAD_CENTRE, Row.SPREAD_FADING + spread.OCTAVES)
+
+
 class Judge:
-    def __init__(self, memory: Memory, shapes: Shapes, hop: int, learn_rows: int) -> None:
-        self._memory, self._shapes, self._hop, self._learn_rows = memory, shapes, hop, learn_rows
-        self._look = -(-STRIDE // hop) * hop  # rows between two looks of the autoencoder: judgements, all of them
+    """`stale` is told of assets whose alarm has stood for long."""
+
+    def __init__(
+        self, memory: Memory, shapes: Shapes, settings: DetectorSettings, stale: Callable[[Asset], None]
+    ) -> None:
+        self._memory, self._shapes, self._hop, self._learn_rows = memory, shapes, settings.hop, settings.learn_rows
+        self.look = -(-STRIDE // self._hop) * self._hop  # rows between two looks: judgements, all of them
+        self._stale = stale
+        periods = settings.accept_periods
+        self._patience = max(periods - STALE, 0) * settings.learn_rows if periods else sys.maxsize
 
     @property
     def depth(self) -> int:
         """Rows that a judgement looks back."""
-        return max(level.WINDOW, self._shapes.window)
+        return max(level.WINDOW, spread.WINDOW, self._shapes.window)
 
     def judge(self, assets: list[Asset], out: list[Judged]) -> None:
         """Append the judgements that are due, each asset's in the order of its rows."""
@@ -62,44 +77,84 @@ class Judge:
                 self._judge(due, rows, out)
 
     def _parts(self, assets: list[Asset]) -> Iterator[tuple[list[Asset], list[int]]]:
-        due: list[Asset] = []
-        rows: list[int] = []
-        slots = 0
-        for asset in assets:
-            for row in range(asset.next_due, asset.rows + 1, self._hop):
-                if slots and slots + asset.width > MAX_SLOTS:
-                    yield due, rows
-                    due, rows, slots = [], [], 0
-                due.append(asset)
-                rows.append(row)
-                slots += asset.width
-                asset.next_due = row + self._hop
-        if due:
-            yield due, rows
+        """An asset's look is the last of its rows in a part: what is judged next goes by what the look has found."""
+        waiting = assets
+        while waiting:
+            due: list[Asset] = []
+            rows: list[int] = []
+            slots = 0
+            for asset in waiting:
+                look = -(-asset.next_due // self.look) * self.look
+                for row in range(asset.next_due, min(asset.rows, look) + 1, self._hop):
+                    if slots and slots + asset.width > MAX_SLOTS:
+                        yield due, rows
+                        due, rows, slots = [], [], 0
+                    due.append(asset)
+                    rows.append(row)
+                    slots += asset.width
+                    asset.next_due = row + self._hop
+            if due:
+                yield due, rows
+            waiting = [asset for asset in waiting if asset.next_due <= asset.rows]
 
     def _judge(self, due: list[Asset], rows: list[int], out: list[Judged]) -> None:
         points = self._points(due, rows)
-        found = self._level(points)
+        looked = np.flatnonzero(points.rows % self.look == 0)
+        scores, causes = self._weigh(points, looked)
+        branches = scores.argmax(axis=0)
+        place = np.arange(len(rows))
         times = self._times(points)
-        shapes = self._shape(points)
         origin = self._shapes.name, self._shapes.version, self._shapes.device
         learn_rows = self._learn_rows
-        for place, (asset, row, at, level_score, level_cause) in enumerate(
-            zip(due, rows, times.tolist(), found.score.tolist(), found.cause.tolist(), strict=True)
+        for asset, row, at, score, cause, branch in zip(
+            due,
+            rows,
+            times.tolist(),
+            scores[branches, place].tolist(),
+            causes[branches, place].tolist(),
+            branches.tolist(),
+            strict=True,
         ):
-            if shapes and place in shapes:
-                asset.shape_score, asset.shape_cause = shapes[place]
-            if asset.shape_score > level_score:
-                score, cause, branch = asset.shape_score, asset.shape_cause, "autoencoder"
-            else:
-                score, cause, branch = level_score, level_cause, "level"
             latch, threshold, alarm = asset.latch, THRESHOLD, False
             if score > THRESHOLD or latch.busy:
-                threshold, alarm = _decide(asset, score, row)
+                threshold, alarm = self._decide(asset, score, row)
             learned = row if row < learn_rows else learn_rows
             name = asset.channels[cause]
-            judgement = Score(at, score, threshold, asset.stage, name, branch, alarm, learned, *origin)
+            judgement = Score(at, score, threshold, asset.stage, name, NAMES[branch], alarm, learned, *origin)
             out.append(Judged(asset.name, judgement))
+        self._conclude(due, points, looked, scores[Branch.LEVEL])
+        for asset, row in [(due[place], rows[place]) for place in looked.tolist()]:
+            if asset.latch.standing and row - max(asset.latch.since, self._learn_rows) >= self._patience:
+                self._stale(asset)
+
+    def _conclude(self, due: list[Asset], points: Points, looked: Integers, reached: Floats) -> None:
+        """What a look leaves behind, once its alarms are decided."""
+        np.maximum.at(self._memory.peak, points.asset, reached)
+        if not looked.size:
+            return
+        index, settled = points.asset[looked], points.rows[looked] > self._learn_rows
+        for place in looked[upkeep.widen(self._memory, index, settled)].tolist():
+            due[place].latch.relieved = False
+        moving = looked[settled & (self._memory.follow[index] > 0.0) & ~self._memory.uneasy[index]]
+        if moving.size:
+            self._follow(points.only(moving))
+
+    def _follow(self, points: Points) -> None:
+        """The centres go a little way towards where the channels are; those of channels that never moved stay."""
+        block = self._block(points, level.WINDOW, Row.CENTRE, Row.WEIGHT)
+        centre, weight = block[:2]
+        means = level.column_sums(block[2:] * (1.0 / level.WINDOW))
+        share = np.repeat(self._memory.follow[points.asset], points.width) * (weight > 0.0)
+        self._write(points, Row.CENTRE, (centre * (1.0 - share) + means * share)[None])
+
+    def _decide(self, asset: Asset, score: float, row: int) -> tuple[float, bool]:
+        """The threshold that holds and whether the asset is abnormal."""
+        if asset.stage is Stage.LEARNING:
+            return THRESHOLD, False
+        latch = asset.latch
+        alarm = latch.step(score, row)
+        self._memory.uneasy[asset.index], self._memory.relieved[asset.index] = latch.uneasy, latch.relieved
+        return THRESHOLD if alarm else latch.level(row), alarm
 
     def _points(self, due: list[Asset], rows: list[int]) -> Points:
         memory = self._memory
@@ -107,27 +162,58 @@ class Judge:
         width = memory.width[index]
         return Points(index, np.array(rows, np.int64), memory.base[index], width, np.cumsum(width) - width)
 
+    def _weigh(self, points: Points, looked: Integers) -> tuple[Floats, Integers]:
+        """Scores and causes, [branches, points]. A branch that did not look has those of its last look."""
+        memory = self._memory
+        scores, causes = memory.held[:, points.asset], memory.held_cause[:, points.asset]
+        scores[Branch.LEVEL], causes[Branch.LEVEL] = self._level(points)
+        if looked.size:
+            for branch, look in ((Branch.SPREAD, self._spread), (Branch.AUTOENCODER, self._shape)):
+                chosen = looked[memory.unit[branch, points.asset[looked]] > 0.0]
+                if chosen.size:
+                    scores[branch, chosen], causes[branch, chosen] = look(points.only(chosen))
+            index = points.asset[looked]
+            memory.held[1:, index], memory.held_cause[1:, index] = scores[1:, looked], causes[1:, looked]
+        return scores, causes
+
     def _level(self, points: Points) -> Weighed:
         block = self._block(points, level.WINDOW, Row.CENTRE, Row.WEIGHT, Row.SWITCH, Row.ACTIVE)
         away = level.deviations(block[4:], *block[:4])
-        return _pooled(away, points, self._memory.level[points.asset])
+        return _pooled(away, points, self._memory.unit[Branch.LEVEL, points.asset])
 
-    def _shape(self, points: Points) -> dict[int, tuple[float, int]]:
-        """Score and cause of the points at which the autoencoder looks."""
+    def _spread(self, points: Points) -> Weighed:
+        count = spread.OCTAVES
+        block = self._block(points, spread.WINDOW, Row.CENTRE, Row.SCALE, Row.ACTIVE, Row.FRESH, *SPREAD)
+        centre, scale = block[:2]
+        active = block[2] * block[3]
+        middle, fast, slow, fading = block[4 : 4 + 4 * count].reshape(4, count, -1)
+        deviation = (spread.octaves(block[4 + 4 * count :], centre, scale) - middle) * active
+        faded = np.where(active > 0.0, spread.fade(fading, deviation), fading)
+        self._write(points, Row.SPREAD_FADING, faded)
+        weighed = spread.weigh(deviation, faded, fast, slow) * active
+        return _pooled(weighed, points, self._unit(Branch.SPREAD, points))
+
+    def _shape(self, points: Points) -> Weighed:
         if self._shapes.silent:
-            return {}
-        unit = self._memory.shape_level[points.asset]
-        looked = np.flatnonzero((points.rows % self._look == 0) & (unit > 0.0))
-        if not looked.size:
-            return {}
-        chosen = points.only(looked)
-        block = self._block(chosen, self._shapes.window, Row.CENTRE, Row.SHAPE_SCALE, Row.SHAPE_WEIGHT, Row.ACTIVE)
+            return Weighed(np.zeros(len(points.rows)), np.zeros(len(points.rows), np.int64))
+        block = self._block(points, self._shapes.window, Row.CENTRE, Row.SCALE, Row.SHAPE_WEIGHT, Row.ACTIVE)
         centre, scale, weight, active = block[:4]
         weighed = self._shapes.residuals(block[4:], centre, scale) * weight * active
-        found = _pooled(weighed, chosen, unit[looked] * EXCEED)
-        return dict(zip(looked.tolist(), zip(found.score.tolist(), found.cause.tolist(), strict=True), strict=True))
+        return _pooled(weighed, points, self._unit(Branch.AUTOENCODER, points))
 
-    def _block(self, points: Points, length: int, *header: Row) -> Floats:
+    def _unit(self, branch: Branch, points: Points) -> Floats:
+        unit: Floats = self._memory.unit[branch, points.asset] * EXCEED[branch]
+        return unit
+
+    def _write(self, points: Points, row: Row, values: Floats) -> None:
+        """`values` [rows, slots] into the header from `row` on."""
+        stride, first = points.width + 1, points.base - points.first
+        for place, line in enumerate(values, row):
+            word = np.repeat(first + place * stride, points.width)
+            word += np.arange(len(word))
+            self._memory.arena.words[word] = line
+
+    def _block(self, points: Points, length: int, *header: int) -> Floats:
         """[headers + length, slots]: rows of the header, then the newest samples, the oldest first."""
         row = np.empty((len(header) + length, len(points.asset)), np.int64)
         row[: len(header)] = np.array(header)[:, None]
@@ -155,14 +241,6 @@ def _gather(words: Floats, row: Integers, points: Points) -> Floats:
     place = np.repeat(row - points.first, points.width, axis=1)
     place += np.arange(place.shape[1])
     return words.take(place)
-
-
-def _decide(asset: Asset, score: float, row: int) -> tuple[float, bool]:
-    """The threshold that holds and whether the asset is abnormal."""
-    if asset.stage is Stage.LEARNING:
-        return THRESHOLD, False
-    alarm = asset.latch.step(score, row)
-    return THRESHOLD if alarm else asset.latch.level(row), alarm
 
 
 def _pooled(weighed: Floats, points: Points, unit: Floats) -> Weighed:

@@ -32,6 +32,9 @@ class Latch(Struct):
     bar: float = THRESHOLD
     raised_until: int = 0  # row at which the bar falls back to the threshold
     over_since: int = -1  # row from which the score has been over the bar; -1: it is not
+    since: int = 0  # row at which the alarm that stands began
+    ended: bool = False  # an alarm has ended by itself and nothing was concluded from it yet
+    relieved: bool = False  # it has for certain: what it saw is to count for less; whoever does so clears this
 
     def level(self, row: int) -> float:
         """What a score must exceed to raise the alarm."""
@@ -44,11 +47,18 @@ class Latch(Struct):
         else:
             self._wait(score, row)
         self.busy = self.standing or self.over_since >= 0 or row < self.raised_until
+        if self.ended and not self.busy:
+            self.ended, self.relieved = False, True
         return self.standing
+
+    @property
+    def uneasy(self) -> bool:
+        """An alarm stands or is about to."""
+        return self.standing or self.over_since >= 0
 
     def reset(self) -> None:
         """New statistics: what stood under the old ones is judged afresh."""
-        self.standing = self.busy = False
+        self.standing = self.busy = self.ended = self.relieved = False
         self.raised_until, self.over_since = 0, -1
 
     def _wait(self, score: float, row: int) -> None:
@@ -59,11 +69,12 @@ class Latch(Struct):
         if self.over_since < 0:
             self.over_since = row
         if score > CERTAIN * bar or row - self.over_since >= CONFIRM_ROWS:
-            self.standing, self.peak, self.over_since = True, score, -1
+            self.standing, self.peak, self.over_since, self.since = True, score, -1, row
 
     def _stand(self, score: float, row: int) -> None:
         self.peak = max(self.peak, score)
         if score < max(RELEASE, min(PLATEAU * self.peak, MAX_RELEASE)):
             self.standing = False
+            self.relieved, self.ended = self.relieved or self.ended, True
             self.bar = max(THRESHOLD, min(REARM * self.peak, MAX_BAR))
             self.raised_until = row + REARM_ROWS

@@ -1,28 +1,33 @@
 """What happens when an asset has had a certain number of rows: statistics are computed, channels join or return.
 
-Statistics are frozen once learned, and nothing is learned while an alarm stands: the task waits. The one exception is
-the end of the learning period itself, which is its last lesson, alarm or not.
+Statistics are frozen once learned, and nothing is learned while an alarm stands: the task waits. There are two
+exceptions. The end of the learning period itself is its last lesson, alarm or not. And an alarm that has stood for many
+learning periods, without anybody doing anything about it, is how the machine is now: its last period is learned as
+another normal state. From then on the centres follow the machine slowly, because it has shown that it moves.
 """
 
 import numpy as np
 
 from appliance.events.schema import Stage
-from appliance.inference.detector import level
+from appliance.inference.detector import level, spread
 from appliance.inference.detector.arena import Floats
 from appliance.inference.detector.asset import Asset, Event, Task
 from appliance.inference.detector.autoencoder import Shapes
-from appliance.inference.detector.memory import Memory, Row
+from appliance.inference.detector.judging import Judge
+from appliance.inference.detector.memory import Branch, Memory, Row
 from appliance.inference.detector.settings import DetectorSettings
+from appliance.inference.detector.upkeep import WIDER, WIDEST
 
 SLACK = 40  # rows that may wait for their judgement, at least
+STALE_ROWS = 8  # for which a channel may be held before nothing is concluded from its quiet
 PATIENCE = 50  # rows that a task waits for the end of an alarm
+FOLLOW = 1.5  # learning periods in which a centre makes up for most of a change
 
 
 class Learning:
-    """`depth` is how many rows a judgement looks back."""
-
-    def __init__(self, settings: DetectorSettings, memory: Memory, shapes: Shapes, depth: int) -> None:
+    def __init__(self, settings: DetectorSettings, memory: Memory, shapes: Shapes, judge: Judge) -> None:
         self._settings, self._memory, self._shapes = settings, memory, shapes
+        self._look, depth = judge.look, judge.depth
         self.first_ring = _power_of_two(settings.collect_rows)
         self._learn_ring = _power_of_two(settings.learn_rows + depth)
         self._last_ring = _power_of_two(depth + SLACK)
@@ -39,11 +44,17 @@ class Learning:
 
     def adapt(self, asset: Asset) -> None:
         """The statistics of the autoencoder belong to another model: measure anew, judge by level until then."""
-        self._memory.shape_level[asset.index] = asset.shape_score = 0.0
+        self._memory.learn(asset, Branch.AUTOENCODER, 0.0)
         asset.shape_model = ""
         if asset.stage is Stage.ALARMING and not self._shapes.silent:
             asset.plan(Event(asset.rows + self._settings.learn_rows, Task.ADAPT))
             self.resize(asset)
+
+    def expect_acceptance(self, asset: Asset) -> None:
+        """An alarm has stood for long: watch the machine, and learn its state if the alarm outlasts that."""
+        row = asset.latch.since + self._settings.accept_periods * self._settings.learn_rows
+        asset.plan(Event(max(row, asset.rows + self._settings.learn_rows), Task.ACCEPT))
+        self.resize(asset)
 
     def run(self, asset: Asset) -> None:
         """All tasks that are due. What is due to be judged must have been judged."""
@@ -55,14 +66,16 @@ class Learning:
     def _run(self, asset: Asset) -> None:
         while asset.events and asset.rows >= asset.events[0].row:
             event = asset.events.pop(0)
-            if asset.latch.standing and asset.rows != self._settings.learn_rows and event.task is not Task.RETURN:
+            if event.task is Task.ACCEPT:
+                self._accept(asset)
+            elif asset.latch.standing and asset.rows != self._settings.learn_rows and event.task is not Task.RETURN:
                 self._postpone(asset, event)
             elif event.task is Task.LEARN:
                 self._learn(asset)
             elif event.task is Task.JOIN:
                 self._join(asset, event.channel)
             elif event.task is Task.RETURN:
-                self._memory.header(asset)[Row.ACTIVE, asset.columns[event.channel]] = 1.0
+                self._memory.header(asset)[[Row.ACTIVE, Row.FRESH], asset.columns[event.channel]] = 1.0
             else:
                 self._adapt(asset)
 
@@ -74,7 +87,7 @@ class Learning:
 
     def ring(self, asset: Asset) -> int:
         """How many rows the asset's plans need."""
-        if any(event.task in (Task.JOIN, Task.ADAPT) for event in asset.events):
+        if any(event.task in (Task.JOIN, Task.ADAPT, Task.ACCEPT) for event in asset.events):
             return self._learn_ring
         if asset.stage is Stage.COLLECTING:
             return self.first_ring
@@ -89,38 +102,80 @@ class Learning:
         founders = [column for column, channel in enumerate(asset.channels) if channel not in asset.late]
         samples = self._memory.samples(asset, asset.rows)[:, founders]
         lesson = level.learn(samples)
-        self._memory.level[asset.index] = lesson.level
+        self._memory.learn(asset, Branch.LEVEL, lesson.level)
         self._write(asset, founders, lesson, lesson.level)
+        self._memory.learn(asset, Branch.SPREAD, self._learn_spread(asset, founders, samples, lesson).level)
         if asset.shape_model != self._shapes.identity or asset.rows == self._settings.learn_rows:
             self._measure(asset, founders, samples, lesson)
-        asset.latch.reset()
+        self._memory.calm(asset)
 
     def _join(self, asset: Asset, channel: str) -> None:
         """The pooled level grows by what the newcomer alone reached while it learned."""
         memory, column = self._memory, [asset.columns[channel]]
         samples = memory.samples(asset, self._settings.learn_rows)[:, column]
         lesson = level.learn(samples)
-        pooled = float(level.pool(np.array([memory.level[asset.index], lesson.reach[0]])))
-        memory.level[asset.index] = pooled
-        self._write(asset, column, lesson, pooled)
-        shape_level = float(memory.shape_level[asset.index])
-        if shape_level > 0.0:
-            reached = self._learn_shapes(asset, column, samples, lesson)
-            memory.shape_level[asset.index] = float(level.pool(np.array([shape_level, reached])))
+        self._grow(asset, Branch.LEVEL, float(lesson.reach[0]))
+        self._write(asset, column, lesson, float(memory.unit[Branch.LEVEL, asset.index]))
+        self._grow(asset, Branch.SPREAD, float(self._learn_spread(asset, column, samples, lesson).reach[0]))
+        if memory.unit[Branch.AUTOENCODER, asset.index] > 0.0:
+            self._grow(asset, Branch.AUTOENCODER, self._learn_shapes(asset, column, samples, lesson))
         asset.late.discard(channel)
+
+    def _grow(self, asset: Asset, branch: Branch, reached: float) -> None:
+        memory, index = self._memory, asset.index
+        for units in (memory.unit, memory.learned):
+            if units[branch, index] > 0.0:
+                units[branch, index] = float(level.pool(np.array([units[branch, index], reached])))
+
+    def _accept(self, asset: Asset) -> None:
+        """Learn the state in which an alarm stands; what was learned as ordinary movement before stays ordinary."""
+        periods, learn_rows = self._settings.accept_periods, self._settings.learn_rows
+        if not asset.latch.standing or asset.rows - asset.latch.since < periods * learn_rows:
+            return
+        memory, index = self._memory, asset.index
+        columns = [column for column, channel in enumerate(asset.channels) if channel not in asset.late]
+        weights = [Row.WEIGHT, *(Row.SPREAD_FAST + octave for octave in range(2 * spread.OCTAVES))]
+        before, units = memory.header(asset)[np.ix_(weights, columns)], memory.unit[:, index].copy()
+        samples = memory.samples(asset, learn_rows)[:, columns]
+        lesson = level.learn(samples)
+        memory.learn(asset, Branch.LEVEL, lesson.level)
+        self._write(asset, columns, lesson, lesson.level)
+        memory.learn(asset, Branch.SPREAD, self._learn_spread(asset, columns, samples, lesson).level)
+        self._measure(asset, columns, samples, lesson)
+        header = memory.header(asset)
+        now = header[np.ix_(weights, columns)]
+        both = (before > 0.0) & (now > 0.0)
+        header[np.ix_(weights, columns)] = np.where(both, np.minimum(before, now), np.maximum(before, now))
+        header[Row.SWITCH, columns] = np.where(before[0] > 0.0, 0.0, header[Row.SWITCH, columns])
+        wider = np.minimum(WIDER * units, WIDEST * memory.learned[:, index])
+        memory.unit[:, index] = np.maximum(memory.unit[:, index], wider)
+        memory.follow[index] = min(self._look / (FOLLOW * learn_rows), 0.5)
+        self._memory.calm(asset)
+
+    def _learn_spread(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> spread.Lesson:
+        found = spread.learn(samples, asset.rows, lesson.centre, lesson.scale)
+        header = self._memory.header(asset)
+        for row, values in (
+            (Row.SPREAD_CENTRE, found.centre),
+            (Row.SPREAD_FAST, found.fast),
+            (Row.SPREAD_SLOW, found.slow),
+            (Row.SPREAD_FADING, found.fading),
+        ):
+            header[row : row + spread.OCTAVES, columns] = values
+        return found
 
     def _write(self, asset: Asset, columns: list[int], lesson: level.Lesson, pooled: float) -> None:
         header = self._memory.header(asset)
         header[Row.CENTRE, columns] = lesson.centre
         header[Row.WEIGHT, columns] = lesson.weight
         header[Row.SWITCH, columns] = np.where(lesson.weight > 0.0, 0.0, level.FIXED * pooled)
-        header[Row.SHAPE_SCALE, columns] = lesson.scale
+        header[Row.SCALE, columns] = lesson.scale
+        header[Row.FRESH, columns] = [asset.missing.get(asset.channels[column], 0) < STALE_ROWS for column in columns]
         header[Row.ACTIVE, columns] = [asset.channels[column] not in asset.away for column in columns]
 
     def _measure(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> None:
         """What the model makes of the asset."""
-        self._memory.shape_level[asset.index] = self._learn_shapes(asset, columns, samples, lesson)
-        asset.shape_score = 0.0
+        self._memory.learn(asset, Branch.AUTOENCODER, self._learn_shapes(asset, columns, samples, lesson))
         asset.shape_model = self._shapes.identity if self._shapes.enough(len(samples)) else ""
 
     def _learn_shapes(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> float:
@@ -133,7 +188,7 @@ class Learning:
         header = self._memory.header(asset)
         columns = [column for column, channel in enumerate(asset.channels) if channel not in asset.late]
         samples = self._memory.samples(asset, self._settings.learn_rows)[:, columns]
-        centre, scale = header[Row.CENTRE, columns], header[Row.SHAPE_SCALE, columns]
+        centre, scale = header[Row.CENTRE, columns], header[Row.SCALE, columns]
         nothing = np.zeros(len(columns))
         self._measure(asset, columns, samples, level.Lesson(centre, nothing, nothing, 0.0, scale))
 

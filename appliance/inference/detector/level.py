@@ -18,6 +18,7 @@ WINDOW = 20  # rows of the short mean
 LAG = 150  # rows
 SLOW = 3.0  # discount: 1 / (1 + SLOW * share of a channel's variance that is in its short mean)
 RANK = 100  # the score that counts as 1 is exceeded by one in so many of the learning period
+FEWEST_UNITS = 2.4  # standard deviations of one channel's mean: less than that is luck in a short learning period
 FIXED = 4.0  # a channel that never moved, away for a whole window, scores so much
 LIMIT = 1e6  # a channel's deviation is at most this, in its units
 # Below this share of its offset a channel's movement is the rounding of floating point numbers.
@@ -50,11 +51,12 @@ def learn(samples: Floats) -> Lesson:
     slow = np.minimum(np.square(wander / np.where(moved, deviation, 1.0)), 1.0)
     weight = np.where(moved, 1.0 / spread / (1.0 + SLOW * slow), 0.0)
     scores = np.abs(means - centre) * weight
+    fewest = FEWEST_UNITS * np.maximum(wander, deviation / np.sqrt(WINDOW)) * weight
     return Lesson(
         centre=np.where(moved, 2.0 * np.clip(offset * 0.5 + centre * peak, -HUGE, HUGE), offset),
         weight=_per_raw_unit(weight, peak),
-        reach=ranked(scores),
-        level=max(float(ranked(pool(scores))), 0.0) or 1.0,
+        reach=np.maximum(ranked(scores), fewest),
+        level=max(float(ranked(pool(scores))), float(fewest.max())) or 1.0,
         scale=_per_raw_unit(np.where(moved, 1.0 / np.where(moved, deviation, 1.0), 0.0), peak),
     )
 

@@ -11,9 +11,11 @@ What there is once an asset lies in arrays that are indexed by `Asset.index`.
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.inference.detector.arena import Arena, Floats, Integers
 from appliance.inference.detector.asset import Asset, row_packer
+from appliance.inference.detector.spread import OCTAVES
 
 WORD = 8  # bytes
 
@@ -25,11 +27,27 @@ class Row(IntEnum):
     WEIGHT = 1  # of a deviation of the rolling mean from it
     SWITCH = 2  # weight of a channel that never moved while it learned; else 0
     ACTIVE = 3  # 1: has statistics and is there; 0: left out
-    SHAPE_SCALE = 4  # 1 / standard deviation, for the autoencoder
-    SHAPE_WEIGHT = 5  # of its residual
+    SCALE = 4  # 1 / standard deviation
+    SHAPE_WEIGHT = 5  # of the autoencoder's residual
+    FRESH = 6  # 1: comes with the rows; 0: its last value was repeated lately
+    SPREAD_CENTRE = 7  # first of one row an octave: half logarithm of its energy
+    SPREAD_FAST = SPREAD_CENTRE + OCTAVES  # weight of one look's deviation from it
+    SPREAD_SLOW = SPREAD_FAST + OCTAVES  # weight of the fading mean of deviations
+    SPREAD_FADING = SPREAD_SLOW + OCTAVES  # that mean
 
 
-HEADER = len(Row)
+HEADER = Row.SPREAD_FADING + OCTAVES
+
+
+class Branch(IntEnum):
+    """In the arrays [branches, assets]. Of equal scores the first one's counts."""
+
+    LEVEL = 0
+    SPREAD = 1
+    AUTOENCODER = 2
+
+
+BRANCHES = len(Branch)
 
 # What is reserved at first: room for all channels while they learn, within reason.
 FEWEST_WORDS = 600  # a channel
@@ -42,15 +60,37 @@ class Memory:
         self.base: Integers = np.zeros(max_assets, np.int64)
         self.width: Integers = np.ones(max_assets, np.int64)
         self.mask: Integers = np.zeros(max_assets, np.int64)
-        self.level: Floats = np.ones(max_assets)  # the score of the level branch that counts as 1
-        self.shape_level: Floats = np.zeros(max_assets)  # the same of the autoencoder; 0: it does not judge
+        # [branches, assets]: the pooled deviation that counts as 1, now and as it was learned; 0: the branch is silent
+        self.unit: Floats = np.zeros((BRANCHES, max_assets))
+        self.learned: Floats = np.zeros((BRANCHES, max_assets))
+        # [branches, assets]: score and column of a branch that does not look at every row, held until it looks again
+        self.held: Floats = np.zeros((BRANCHES, max_assets))
+        self.held_cause: Integers = np.zeros((BRANCHES, max_assets), np.int64)
+        self.peak: Floats = np.zeros(max_assets)  # of the level branch since the last look
+        self.uneasy: NDArray[np.bool_] = np.zeros(max_assets, bool)  # an alarm stands or is about to
+        self.relieved: NDArray[np.bool_] = np.zeros(max_assets, bool)  # Latch.relieved
+        self.follow: Floats = np.zeros(max_assets)  # share of a deviation that becomes the centre, each look
         self._indices = list(range(max_assets - 1, -1, -1))
 
     def index(self) -> int:
         """A place in the arrays, all of it new."""
         index = self._indices.pop()
-        self.level[index], self.shape_level[index] = 1.0, 0.0
+        self.unit[:, index] = self.learned[:, index] = self.held[:, index] = 0.0
+        self.held_cause[:, index] = 0
+        self.peak[index] = self.follow[index] = 0.0
+        self.uneasy[index] = self.relieved[index] = False
+        self.unit[Branch.LEVEL, index] = self.learned[Branch.LEVEL, index] = 1.0
         return index
+
+    def learn(self, asset: Asset, branch: Branch, unit: float) -> None:
+        """What a lesson found to be this branch's unit."""
+        self.unit[branch, asset.index] = self.learned[branch, asset.index] = unit
+        self.held[branch, asset.index] = self.peak[asset.index] = 0.0
+
+    def calm(self, asset: Asset) -> None:
+        """New statistics: no alarm stands under them."""
+        asset.latch.reset()
+        self.uneasy[asset.index] = self.relieved[asset.index] = False
 
     def place(self, asset: Asset, ring: int) -> None:
         """A block for an asset that has none; the ring is a power of two."""

@@ -19,6 +19,15 @@ class DetectorSettings(Struct, frozen=True, forbid_unknown_fields=True):
         400
     )
 
+    accept_periods: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Learning periods after which a standing alarm's state is learned; 0: never.",
+        ),
+    ] = 6
+
     @property
     def collect_rows(self) -> int:
         """Rows that are too few to say anything."""

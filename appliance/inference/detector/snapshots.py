@@ -15,14 +15,15 @@ from appliance.events.schema import Stage
 from appliance.inference.detector.asset import Asset, Event, Task
 from appliance.inference.detector.judging import Judged
 from appliance.inference.detector.latch import Latch
-from appliance.inference.detector.memory import HEADER, Memory
+from appliance.inference.detector.memory import BRANCHES, HEADER, Branch, Memory
 from appliance.inference.detector.settings import MAX_WIDTH, DetectorSettings
 
-MAGIC = b"MWDETECT1\n"
+MAGIC = b"MWDETECT2\n"
 MAX_BYTES = 1 << 30
 MAX_EVENTS = 4 * MAX_WIDTH
 
 _Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
+_Scores = Annotated[list[float], Meta(min_length=BRANCHES, max_length=BRANCHES)]  # by branch
 _Names = Annotated[list[str], Meta(max_length=MAX_WIDTH)]
 
 
@@ -44,11 +45,13 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)]
     next_due: _Count
     latch: Latch
-    shape_score: float
-    shape_cause: _Count
     shape_model: str
-    level: float
-    shape_level: float
+    unit: _Scores
+    learned: _Scores
+    held: _Scores
+    held_cause: Annotated[list[_Count], Meta(min_length=BRANCHES, max_length=BRANCHES)]
+    peak: float
+    follow: Annotated[float, Meta(ge=0.0, le=1.0)]
     header: bytes  # [HEADER, channels]
     samples: bytes  # [kept, channels]
     times: bytes  # [kept], ns
@@ -93,17 +96,17 @@ def revive(asset: Asset, record: Record) -> None:
     asset.backwards, asset.backwards_row = record.backwards, record.backwards_row
     asset.stage, asset.events, asset.next_due = record.stage, sorted(record.events), record.next_due
     asset.latch = record.latch
-    asset.shape_score, asset.shape_cause, asset.shape_model = (
-        record.shape_score,
-        record.shape_cause,
-        record.shape_model,
-    )
+    asset.shape_model = record.shape_model
     asset.whole = 0 if asset.open_row or asset.away or asset.missing else asset.width
 
 
 def refill(memory: Memory, asset: Asset, record: Record) -> None:
     """What lies in memory, once the asset has its block."""
-    memory.level[asset.index], memory.shape_level[asset.index] = record.level, record.shape_level
+    index = asset.index
+    memory.unit[:, index], memory.learned[:, index] = record.unit, record.learned
+    memory.held[:, index], memory.held_cause[:, index] = record.held, record.held_cause
+    memory.peak[index], memory.follow[index] = record.peak, record.follow
+    memory.uneasy[index], memory.relieved[index] = record.latch.uneasy, record.latch.relieved
     memory.header(asset)[:] = np.frombuffer(record.header, "<f8").reshape(HEADER, asset.width)
     samples = np.frombuffer(record.samples, "<f8").reshape(-1, asset.width)
     times = np.frombuffer(record.times, "<i8")
@@ -136,11 +139,13 @@ def _record(memory: Memory, asset: Asset, kept: int) -> Record:
         events=asset.events,
         next_due=asset.next_due,
         latch=asset.latch,
-        shape_score=asset.shape_score,
-        shape_cause=asset.shape_cause,
         shape_model=asset.shape_model,
-        level=float(memory.level[asset.index]),
-        shape_level=float(memory.shape_level[asset.index]),
+        unit=memory.unit[:, asset.index].tolist(),
+        learned=memory.learned[:, asset.index].tolist(),
+        held=memory.held[:, asset.index].tolist(),
+        held_cause=memory.held_cause[:, asset.index].tolist(),
+        peak=float(memory.peak[asset.index]),
+        follow=float(memory.follow[asset.index]),
         header=memory.header(asset).astype("<f8").tobytes(),
         samples=memory.samples(asset, kept).astype("<f8").tobytes(),
         times=memory.times(asset, kept).astype("<i8").tobytes(),
@@ -154,8 +159,8 @@ def _check(record: Record) -> None:
     sizes = len(record.header) == HEADER * width * 8 and len(record.samples) == kept * width * 8 and not rest
     known = {*record.open_row, *record.missing, *record.away, *record.late}
     known |= {event.channel for event in record.events if event.channel}
-    named = len(names) == width and known <= names and record.shape_cause < width
-    if not (sizes and named and kept <= record.rows and record.level > 0.0):
+    named = len(names) == width and known <= names and max(record.held_cause) < width
+    if not (sizes and named and kept <= record.rows and record.unit[Branch.LEVEL] > 0.0):
         raise _refused(f"what it says of the asset {record.name[:80]!r} contradicts itself")
 
 
