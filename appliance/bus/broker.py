@@ -37,6 +37,7 @@ QUEUED_BYTES = 256 << 20  # for each service that is away
 HEAD_BYTES = 65_536 + 16  # a packet's topic and length, beside its payload
 LAST_LINES = 5  # of its log, for the error that says why it ended
 _LEVELS = {"Error": logging.ERROR, "Warning": logging.WARNING}
+_EXPECTED = "Warning: Mosquitto should not be run as root"  # see `user root` in the configuration
 _SBIN = ("/usr/local/sbin", "/usr/sbin")  # not in an ordinary user's PATH on Debian
 
 
@@ -156,7 +157,8 @@ class MosquittoBroker:
         async for line in lines:
             text = line.decode("utf-8", "replace").strip()
             self._last_lines.append(text)
-            log.log(_LEVELS.get(text.partition(":")[0], logging.DEBUG), "mosquitto: %s", text)
+            level = logging.DEBUG if text.startswith(_EXPECTED) else _LEVELS.get(text.partition(":")[0], logging.DEBUG)
+            log.log(level, "mosquitto: %s", text)
 
     def _said(self) -> str:
         return " | ".join(line for line in self._last_lines if line) or "it said nothing"
