@@ -1,5 +1,7 @@
 """Who takes part in the pipeline benchmark: each one process on a private broker of its own, taught and aligned."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +19,8 @@ START_S = 60.0
 LEARNED_ROWS, MORE_ROWS, MOST_ROWS = 464, 64, 1200  # of every asset, until our detector calls people
 FILLED_ROWS = 80  # enough for a window of 64
 TEACH_RATE = 10_000
+# Where Python may keep no bytecode it compiles at each start, and what that takes in memory stays taken.
+ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": ""}
 
 
 @dataclass
@@ -24,8 +28,7 @@ class Contestant:
     """A running one. `flat_count` messages keep it busy for a few seconds."""
 
     name: str
-    pid: int
-    broker_pid: int
+    child: subprocess.Popen[bytes]
     sender: load.Load
     flat_count: int
     flat_us: list[float] = field(default_factory=list)
@@ -35,13 +38,16 @@ class Contestant:
     highest: int = 0
     p50_ms: float | None = None
     p99_ms: float | None = None
-    rss_mb: float | None = None
+    learned_mb: float = 0.0  # when learning was over
+    rss_mb: float = 0.0  # at the end, after all load
 
     def measured(self, action: Callable[[], load.Run]) -> tuple[float, load.Run]:
-        """CPU microseconds of its processes for each message it really dealt with."""
-        before = process.cpu_us(self.pid)
+        """CPU microseconds of its processes for each message it really dealt with. RuntimeError when it has ended."""
+        before = process.cpu_us(self.child.pid)
         run = action()
-        spent = process.cpu_us(self.pid) - before
+        spent = process.cpu_us(self.child.pid) - before
+        if self.child.poll() is not None:
+            raise RuntimeError(f"{self.name} ended with code {self.child.returncode}")
         self.lost += run.sent - run.judged
         return spent / max(run.judged, 1), run
 
@@ -53,6 +59,7 @@ def ours(folder: Path, pool: load.Pool) -> Iterator[Contestant]:
         rows = _teach_until_alarming(contestant.sender)
         print(f"  ours is alarming after {rows} rows of each asset", file=sys.stderr)
         contestant.sender.align()
+        contestant.learned_mb = process.rss_mb(contestant.child.pid)
         yield contestant
 
 
@@ -79,6 +86,19 @@ def node_red_flow(folder: Path, pool: load.Pool) -> Iterator[Contestant]:
         yield contestant
 
 
+def compile_all(folder: Path) -> None:
+    """Let Python write the bytecode of all that takes part, as it does at anybody's second start."""
+    with broker.running(folder) as place:
+        for argv in (
+            [*appliance(folder, place, "run", "--demo", "--seconds", "2")],
+            [sys.executable, "-c", "import numpy, openvino, paho.mqtt.client"],
+        ):
+            environment = {**os.environ, **ENVIRONMENT}
+            subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=120, check=True
+            )
+
+
 def appliance(folder: Path, place: broker.Broker, *words: str) -> list[str | Path]:
     """Our command with a configuration of its own in `folder`, on the given broker."""
     configuration = folder / "millwright.toml"
@@ -96,10 +116,10 @@ def _placed(
     log = folder / f"{name}.log"
     with broker.running(folder) as place:
         argv = command(place)
-        with process.running(argv, log) as child, closing(load.Load(place.socket, pool)) as sender:
+        with process.running(argv, log, ENVIRONMENT) as child, closing(load.Load(place.socket, pool)) as sender:
             try:
                 place.wait_for_subscription("mw/v1/reading/", START_S, child)
-                yield Contestant(name, child.pid, place.pid, sender, flat_count)
+                yield Contestant(name, child, sender, flat_count)
             except Exception:
                 print(f"--- the end of what {name} said:\n{log.read_text()[-2000:]}", file=sys.stderr)
                 raise
