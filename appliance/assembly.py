@@ -115,7 +115,7 @@ def _detect(config: Config, document: Document) -> Service:
 
     settings = config.detect
     bundle = models.load(Path(settings.model) if settings.model else models.shipped())
-    backend = inference_backend(config, bundle)
+    backend = inference_backend(config, bundle.card.backend)
     computer = engine.reconstructor(bundle, backend, inference_terms(config), devices_for(backend))
     limits = DetectorSettings(settings.hop, settings.max_assets, settings.max_channels)
     return Detect(
@@ -134,7 +134,7 @@ def _infer(config: Config, _: Document) -> Service:
     from appliance.services.infer import Infer
 
     def opened(bundle: "Bundle") -> "engine.Engine":
-        backend = inference_backend(config, bundle)
+        backend = inference_backend(config, bundle.card.backend)
         return engine.start(bundle, backend, inference_terms(config), devices_for(backend))
 
     repertoire = Repertoire(library(config), opened, config.infer.models, config.infer.max_loaded)
@@ -149,9 +149,9 @@ def library(config: Config) -> "Library":
     return Library(config.paths.state / FOLDER, models.shipped())
 
 
-def inference_backend(config: Config, bundle: "Bundle") -> "Backend":
-    """The one that the bundle's card names, else the configuration's."""
-    plugin = plugins.load("appliance.inference.backends", bundle.card.backend or config.detect.backend)
+def inference_backend(config: Config, name: str = "") -> "Backend":
+    """The one that a bundle's card names, else the configuration's."""
+    plugin = plugins.load("appliance.inference.backends", name or config.detect.backend)
     backend: Backend = plugin.create(plugin.Settings())
     return backend
 

@@ -4,4 +4,6 @@ A file has `register(subparsers)`, which adds its parser and sets `run`, and `ru
 imports what is slow to import inside `run`: the help must not wait for it.
 """
 
-SHARED = frozenset({"findings", "instance", "screen"})  # files here that commands share and that are none themselves
+SHARED = frozenset(
+    {"findings", "instance", "measuring", "quantising", "screen"}
+)  # files here that commands share and that are none themselves

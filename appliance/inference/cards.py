@@ -37,6 +37,14 @@ def copy_model(source: Path, folder: Path) -> Path:
     return folder / name
 
 
+def backend_of(text: Path) -> str:
+    """The backend that a card names; empty where it names none. ModelError where it cannot be read."""
+    try:
+        return str(Document.read(text).tables.get("backend", ""))
+    except ConfigError as error:
+        raise ModelError(error.message, error.remedy) from None
+
+
 def complete(folder: Path, text: Path, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> Card:
     """Write the card of the model in `folder`: what `text` says, and what can be seen of it: tensors it does not tell,
     sizes and hashes. ModelError names the line of `text` that is wrong."""

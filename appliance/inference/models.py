@@ -127,15 +127,17 @@ def shipped() -> Path:
     return found[0]
 
 
-def load(folder: Path) -> Bundle:
-    """Verify the files, the card and the content hash. ModelError names the file and what is wrong with it."""
+def load(folder: Path, named: bool = True) -> Bundle:
+    """Verify the files, the card and the content hash, the latter where the folder is `named` by it, as all but drafts
+    are. ModelError names the file and what is wrong with it."""
     names = files_of(folder)
     card = _card(folder / CARD)
     _complete(folder, card, names)
     model = _model(folder, names)
     digests = {name: _checked(folder / name, card.files.get(name)) for name in names if name != CARD}
     digests[CARD] = _digest(folder / CARD)
-    _agree(folder, _content_hash(digests))
+    if named:
+        _agree(folder, _content_hash(digests))
     return Bundle(folder, card, model)
 
 

@@ -84,10 +84,10 @@ def cost(path: Path, model: Model, seconds: float) -> Cost:
     return Cost(size, latency, benchmark.throughput(model, many, rows, 1, seconds))
 
 
-def likeness(before: Model, after: Model, rows: Samples, classes: bool) -> Likeness:
-    """`rows` are the model's own inputs; `classes`: its only answer is a score for each class."""
-    if classes:
-        first, second = (_classes(model, rows) for model in (before, after))
+def likeness(before: Model, after: Model, rows: Samples, scores: str) -> Likeness:
+    """`rows` are the model's own inputs; `scores` is the output with a score for each class, empty where none is."""
+    if scores:
+        first, second = (_classes(model, rows, scores) for model in (before, after))
         share = float(np.mean(first == second))
         if rows.labels is None:
             return Likeness("agreement", share)
@@ -96,8 +96,7 @@ def likeness(before: Model, after: Model, rows: Samples, classes: bool) -> Liken
     return Likeness("energy", _same_energy(before, after, rows))
 
 
-def _classes(model: Model, rows: Samples) -> Array:
-    name = model.outputs[0].name
+def _classes(model: Model, rows: Samples, name: str) -> Array:
     parts = [model.run(batch)[name].argmax(axis=-1).reshape(-1) for batch in batches(rows, _rows(model))]
     return np.concatenate(parts)
 

@@ -54,6 +54,8 @@ class Computer(Protocol):
 
     def ask(self, inputs: Mapping[str, Array]) -> Computed: ...
 
+    def ask_rows(self, batch: Array) -> tuple[Array, str]: ...  # of a model that maps rows to rows
+
     def close(self) -> None: ...
 
 
@@ -78,6 +80,9 @@ class Served:
         self.inputs = self._preparation.specs
         self.outputs = tuple(Spec(port.name, port.dtype, tuple(port.shape)) for port in card.outputs)
         self.decoder = decoder_of(bundle)
+        # Only a card knows that the first axis counts rows that do not see each other, so that they may be split.
+        batched = bool(card.window) or card.inputs[0].layout.startswith("N")
+        self._rows = batched and tensors.row_of(computer.inputs, computer.outputs) is not None
         self._users = 0
         self._closing = False
         self._lock = threading.Lock()
@@ -101,11 +106,10 @@ class Served:
         DeviceError where no device computes it."""
         self._check_wanted(wanted, decode)
         prepared = self._preparation.prepare(inputs)
-        computed = self.computer.ask(prepared)
-        outputs = {spec.name: computed.outputs[spec.name] for spec in self.outputs}
+        outputs, device = self._computed(prepared)
         decoded = self._decode(prepared, outputs) if decode else None
         kept = {name: array for name, array in outputs.items() if wanted is None or name in wanted}
-        return Answer(kept, decoded, computed.device)
+        return Answer(kept, decoded, device)
 
     def take(self) -> bool:
         """Begin to use it: it stays open until it is given back. False where it is being closed."""
@@ -127,6 +131,13 @@ class Served:
             idle = not self._users
         if idle:
             self.computer.close()
+
+    def _computed(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], str]:
+        if self._rows:
+            answer, device = self.computer.ask_rows(inputs[self.inputs[0].name])
+            return {self.outputs[0].name: answer}, device
+        computed = self.computer.ask(inputs)
+        return {spec.name: computed.outputs[spec.name] for spec in self.outputs}, computed.device
 
     def _check_wanted(self, wanted: Collection[str] | None, decode: bool) -> None:
         known = [spec.name for spec in self.outputs]
