@@ -47,6 +47,8 @@ class Section(msgspec.Struct, array_like=True, frozen=True):
     values: bytes
 
 
+_SECTION_BYTES = 64  # what a section weighs besides times and values, when it is open
+
 _sections = msgspec.msgpack.Decoder(list[Section])
 
 
@@ -60,3 +62,8 @@ def decode(blob: bytes) -> list[Section]:
         return _sections.decode(unseal(blob))
     except msgspec.DecodeError as error:
         raise RotError(str(error)) from error
+
+
+def size(section: Section) -> int:
+    """Bytes that it takes when it is open."""
+    return _SECTION_BYTES + len(section.times) + len(section.values)

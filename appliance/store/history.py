@@ -114,19 +114,19 @@ class History:
             )
 
     def _append_frame(self, parts: Sequence[tuple[str, Part]]) -> int:
-        """A frame's size in bytes."""
+        """What the frame holds, in bytes before they are compressed."""
         shelf = self._shelf
         sections = [
             Section(shelf.asset(asset), shelf.layout(part.points), part.times, part.values) for asset, part in parts
         ]
-        data = frame.encode(sections)
         rows = sum(len(part.times) // 8 for _, part in parts)
+        size = sum(frame.size(section) for section in sections)
         first, last = _span(part.times for _, part in parts)
         shelf.execute(
-            "INSERT INTO frame (id, first, last, rows, data) VALUES (?, ?, ?, ?, ?)",
-            *(shelf.take_id(), first, last, rows, data),
+            "INSERT INTO frame (id, first, last, rows, size, data) VALUES (?, ?, ?, ?, ?, ?)",
+            *(shelf.take_id(), first, last, rows, size, frame.encode(sections)),
         )
-        return len(data)
+        return size
 
     def _append_block(self, asset: str, block: Block) -> int:
         """A block's size in bytes."""

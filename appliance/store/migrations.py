@@ -31,7 +31,7 @@ def history_tables(db: "Database") -> None:
     db.table("asset").create_index(["path"], unique=True)
     db.table("layout").create({"id": int, "points": str}, pk="id", not_null={"points"})
     db.table("layout").create_index(["points"], unique=True)
-    db.table("frame").create({"id": int, "first": int, "last": int, "rows": int, "data": bytes}, pk="id")
+    db.table("frame").create({"id": int, "first": int, "last": int, "rows": int, "size": int, "data": bytes}, pk="id")
     span = {"id": int, "asset": int, "first": int, "last": int}
     db.table("chunk").create({**span, "rows": int, "level": int, "points": str, "data": bytes}, pk="id")
     db.table("chunk").create_index(["asset", "first", "last"])

@@ -1,7 +1,7 @@
 """Reads the history while the service writes it. Blocking.
 
 Readings come page by page, each page in a short transaction of its own: a reader that is slow or stopped never keeps
-the writer's journal from being emptied, and memory holds two or three chunks whatever is asked for.
+the writer's journal from being emptied, and memory holds a few chunks whatever is asked for.
 """
 
 import json
@@ -22,7 +22,8 @@ from appliance.store.seal import RotError
 log = logging.getLogger(__name__)
 
 FOREVER = (1 << 63) - 1
-_CHUNKS = 2  # a page
+_PAGE = 1 << 20  # bytes of frames; a chunk weighs half a page
+_SOURCES = 64
 
 
 class Recorded(NamedTuple):
@@ -53,7 +54,10 @@ class Reader:
                 (key, since, until),
             ).fetchall()
             names = dict.fromkeys(name for (points,) in found for name in json.loads(points))
-            names.update(dict.fromkeys(name for part in self._tail(key, since, until) for name in part.points))
+            for (number,) in self._db.execute(
+                "SELECT id FROM frame WHERE last >= ? AND first <= ? ORDER BY id", (since, until)
+            ).fetchall():
+                names.update(dict.fromkeys(name for part in self._parts(key, number) for name in part.points))
         return list(names)
 
     def readings(self, asset: str, since: int = 0, until: int = FOREVER, newest_first: bool = False
@@ -86,31 +90,36 @@ class Reader:
         self, asset: int, since: int, until: int, newest_first: bool
     ) -> tuple[dict[int, dict[str, float]], int, int]:
         """Readings of a part of the span: its beginning or its end, and its limits."""
-        keys, low, high = self._next_chunks(asset, since, until, newest_first)
+        chunks, frames, low, high = self._next_sources(asset, since, until, newest_first)
         page: dict[int, dict[str, float]] = {}
-        for key in sorted(keys):  # the order of arrival
+        for key in sorted(chunks):  # the order of arrival
             self._add(page, self._chunk(key), low, high)
-        for part in self._tail(asset, low, high):
-            self._add(page, chunk.of_part(part), low, high)
+        for key in sorted(frames):
+            for part in self._parts(asset, key):
+                self._add(page, chunk.of_part(part), low, high)
         return page, low, high
 
-    def _next_chunks(self, asset: int, since: int, until: int, newest_first: bool) -> tuple[list[int], int, int]:
-        """Keys of the first few chunks, and the part of the span in which no other chunk has readings."""
-        order, limit = "last DESC" if newest_first else "first", 2 * _CHUNKS
+    def _next_sources(
+        self, asset: int, since: int, until: int, newest_first: bool
+    ) -> tuple[list[int], list[int], int, int]:
+        """A page's worth of chunks and frames, and the part of the span in which no other one has readings."""
+        order, limit = "last DESC" if newest_first else "first", _SOURCES
         while True:
             found = self._db.execute(
-                "SELECT id, first, last FROM chunk WHERE asset = ? AND last >= ? AND first <= ?"
+                "SELECT first, last, id, 0 AS size FROM chunk WHERE asset = ? AND last >= ? AND first <= ? UNION ALL"
+                " SELECT first, last, id, size FROM frame WHERE last >= ? AND first <= ?"
                 f" ORDER BY {order} LIMIT {limit}",
-                (asset, since, until),
+                (asset, since, until, since, until),
             ).fetchall()
-            for count in range(_CHUNKS, len(found)):
-                _, first, last = found[count]
+            weight = 0
+            for count, (first, last, _, size) in enumerate(found):
                 low, high = (max(since, last + 1), until) if newest_first else (since, min(until, first - 1))
-                if low <= high:
-                    return [key for key, _, _ in found[:count]], low, high
+                if weight >= _PAGE and low <= high:
+                    return *_keys(found[:count]), low, high
+                weight += size or _PAGE // 2
             if len(found) < limit:
-                return [key for key, _, _ in found], since, until
-            limit *= 2  # very many begin (or end) at the same time
+                return *_keys(found), since, until
+            limit *= 2  # very many begin (or end) at the same time, or very little is in each
 
     def _chunk(self, key: int) -> chunk.Chunk | None:
         points, data = self._db.execute("SELECT points, data FROM chunk WHERE id = ?", (key,)).fetchone()
@@ -120,19 +129,16 @@ class Reader:
             self._report_rot(f"chunk {key}", error)
             return None
 
-    def _tail(self, asset: int, since: int, until: int) -> Iterator[Part]:
-        """What is in frames still, in order of arrival."""
-        layouts = {key: tuple(json.loads(points)) for key, points in self._db.execute("SELECT id, points FROM layout")}
-        found = self._db.execute(
-            "SELECT id, data FROM frame WHERE last >= ? AND first <= ? ORDER BY id", (since, until)
-        )
-        for key, data in found:
-            try:
-                for section in frame.decode(data):
-                    if section.asset == asset:
-                        yield Part(layouts[section.layout], section.times, section.values)
-            except RotError as error:
-                self._report_rot(f"frame {key}", error)
+    def _parts(self, asset: int, key: int) -> Iterator[Part]:
+        """What a frame has of an asset."""
+        (data,) = self._db.execute("SELECT data FROM frame WHERE id = ?", (key,)).fetchone()
+        try:
+            for section in frame.decode(data):
+                if section.asset == asset:
+                    (points,) = self._db.execute("SELECT points FROM layout WHERE id = ?", (section.layout,)).fetchone()
+                    yield Part(tuple(json.loads(points)), section.times, section.values)
+        except RotError as error:
+            self._report_rot(f"frame {key}", error)
 
     def _key(self, asset: str) -> int:
         row = self._db.execute("SELECT id FROM asset WHERE path = ?", (asset,)).fetchone()
@@ -168,3 +174,8 @@ def reading(path: Path) -> Iterator[Reader]:
     """StoreError where there is no history of this release."""
     with closing(database.open_reading(path, "history")) as connection:
         yield Reader(path, connection)
+
+
+def _keys(sources: list[tuple[int, int, int, int]]) -> tuple[list[int], list[int]]:
+    """Of chunks and of frames: the latter have a size."""
+    return [key for _, _, key, size in sources if not size], [key for _, _, key, size in sources if size]

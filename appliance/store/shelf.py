@@ -30,7 +30,7 @@ class Tally(msgspec.Struct):
 class Shelf:
     def __init__(self, path: Path, space: Space) -> None:
         self.path, self.space, self.tally = path, space, Tally()
-        self.tail_bytes = 0  # of all frames and layouts
+        self.tail_bytes = 0  # of all frames, open, and of layouts
         self.tail_since: int | None = None  # UTC ns; since when there are some
         self.block_bytes = 0  # of all blocks
         self.deleted = False  # something was, since the keys were last cleaned
@@ -47,7 +47,7 @@ class Shelf:
         self.execute(f"PRAGMA journal_size_limit = {self.space.journal}")
         newest = "SELECT MAX(id) FROM {}".format
         self._next_id = 1 + max(self.value(newest(table)) or 0 for table in ("frame", "chunk", "block"))
-        self.tail_bytes = self.value("SELECT SUM(LENGTH(data)) FROM frame") or 0
+        self.tail_bytes = self.value("SELECT SUM(size) FROM frame") or 0
         self.tail_since = 0 if self.tail_bytes else None  # those of a former run are old
         self.block_bytes = self.value("SELECT SUM(size) FROM block") or 0
 

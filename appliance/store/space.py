@@ -13,7 +13,7 @@ class Space(NamedTuple):
 
     budget: int
     journal: int  # the write-ahead log is brought into the database at this size
-    tail: int  # frames that are not chunks yet
+    tail: int  # frames that are not chunks yet, when they are open
     room: int  # pages in use
 
     @property
@@ -25,7 +25,7 @@ class Space(NamedTuple):
 def share(budget: int) -> Space:
     """While frames become chunks the file grows by at most a tail, and so does the journal."""
     budget = max(budget, MIN_BUDGET)
-    journal, tail = min(4 * _MB, budget // 16), min(4 * _MB, budget // 8)
+    journal, tail = min(4 * _MB, budget // 16), min(8 * _MB, budget // 8)
     return Space(budget, journal, tail, budget - 2 * (journal + tail))
 
 
