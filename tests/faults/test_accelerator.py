@@ -248,6 +248,17 @@ def test_a_device_that_hung_is_tried_again_and_takes_over_again(tmp_path: Path) 
     assert children() == []
 
 
+def test_processes_come_and_go_and_leave_nothing_behind() -> None:
+    def once() -> int:
+        workers = Workers()
+        isolated(workers, faulty=()).infer(rows(100_000))
+        workers.close()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    assert once() == once() == once()
+    assert children() == []
+
+
 def test_nobody_waits_for_a_device_that_takes_long_to_be_ready() -> None:
     terms = Terms(devices=("NPU",), patience_s=0.0)
     judge = engine.start(BUNDLE, fake(faulty=()), terms)

@@ -305,7 +305,7 @@ def test_a_tflite_bundle_works_on_either_backend(tmp_path: Path) -> None:
     for plugin in (litert, openvino):
         judge = engine.start(bundle, plugin.create(plugin.Settings()), Terms(devices=("CPU",)))
         np.testing.assert_allclose(judge.run({"given": rows})["left"], rows @ weights, rtol=1e-4, atol=1e-4)
-    assert assembly.inference_backend(Config(), bundle).name == "litert"
+    assert assembly.inference_backend(Config(), bundle.card.backend).name == "litert"
 
 
 def test_a_bundle_that_the_backend_does_not_load_is_refused() -> None:
@@ -316,8 +316,10 @@ def test_a_bundle_that_the_backend_does_not_load_is_refused() -> None:
 # ---- what it costs to start ----------------------------------------------------------------------------------------
 
 
-def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+def python(code: str, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -348,3 +350,36 @@ print(Tensor is ov.Tensor)
     infer = "print(judge(np.zeros((1, 64), np.float32)).shape)"
     for code in (START + use + infer, use + START + infer):
         assert python(code).splitlines() == ["[0.0, 1.0]", "True", "(1, 64)"]
+
+
+RELOADS = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from appliance.inference import engine, models
+from appliance.inference.backends import openvino
+from appliance.inference.policy import Terms
+
+def used():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, len(os.listdir("/proc/self/fd"))
+
+bundle, backend = models.load(models.shipped()), openvino.create(openvino.Settings())
+rows = np.ones((16, 64), np.float32)
+for number in range(250):
+    terms = Terms(devices=("CPU",), blobs=Path(sys.argv[1]) if number % 5 else None)
+    model = engine.start(bundle, backend, terms)
+    model.infer(rows)
+    model.close()
+    if number == 50:
+        before = used()
+after = used()
+print(after[0] - before[0], after[1] - before[1], after[0])
+"""
+
+
+def test_memory_and_descriptors_do_not_grow_when_models_are_loaded_again_and_again(tmp_path: Path) -> None:
+    grown, descriptors, used = python(RELOADS, str(tmp_path)).split()
+    assert float(grown) < 3.0, "MB over 200 loads"
+    assert int(descriptors) == 0
+    assert float(used) < 110.0, "MB of a process with one model"
