@@ -194,20 +194,24 @@ def _write(out: Path, source: _Source, small: Path, report: dict[str, Any], vers
         for path in (small, small.with_suffix(".bin")):
             shutil.copyfile(path, out.with_suffix(path.suffix))
         return
-    # An accuracy of the model before is none of this one.
-    kept = {f"int8_{name}": report[name] for name in ("agreement", "energy") if name in report}
-    for which in ("before", "after"):
-        if "accuracy" in report[which]:
-            kept[f"accuracy_{'fp32' if which == 'before' else 'int8'}"] = report[which]["accuracy"]
     card = msgspec.structs.replace(
         source.card,
         version=version or _next_patch(source.card.version),
         backend="",
-        evaluation={**source.card.evaluation, **kept},
+        evaluation=_figures(source.card, report),
     )
     cards.write(small.parent, card)
     models.load(small.parent, named=False)  # what the version or a figure spoils is said now
     shutil.copytree(small.parent, out)
+
+
+def _figures(card: "Card", report: dict[str, Any]) -> dict[str, float]:
+    """What was measured now; the figures of the model before are told as its own."""
+    before = {f"before_{name}": value for name, value in card.evaluation.items()}
+    known = {name: report[name] for name in ("agreement", "energy") if name in report}
+    if "accuracy" in report["after"]:
+        known |= {"accuracy": report["after"]["accuracy"], "before_accuracy": report["before"]["accuracy"]}
+    return {**before, **known}
 
 
 def _next_patch(version: str) -> str:
