@@ -1,5 +1,8 @@
 """`millwright doctor`: looks at everything that Millwright needs, and says what to do about what is wrong.
 
+`millwright doctor accelerators` tries every device with the detector's model: driver and firmware, how long it takes to
+be ready, whether it agrees with the CPU, how fast it is.
+
 Exit codes: 0 all is well (warnings included), 1 something does not work.
 """
 
@@ -20,11 +23,16 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = subparsers.add_parser(
         "doctor", help="look for what is wrong, with remedies", description=(__doc__ or "").partition("\n")[2].strip()
     )
+    parser.add_argument("subject", nargs="?", choices=("accelerators",), help="look at these alone, and thoroughly")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.subject == "accelerators":
+        from appliance.cli import devices
+
+        return devices.run(args)
     from appliance.cli.findings import examine
     from appliance.services.words import json_text
 

@@ -291,12 +291,13 @@ def time_of_day(scene: Scene) -> Iterator[Finding]:
 
 def devices(scene: Scene) -> Iterator[Finding]:
     """What may compute. A device that this machine does not have is no fault unless the configuration wants it."""
-    wanted = scene.config.detect.device
+    device = scene.config.detect.device
+    wanted = [device] if isinstance(device, str) else device
     for found in accelerators.find():
         facts = ", ".join(part for part in (found.name, found.driver, found.firmware, found.node) if part)
         if found.usable:
             yield Finding(found.device, "ok", facts or "usable")
-        elif found.device == wanted:
+        elif found.device in wanted:
             remedy = found.remedy or "Set detect.device to auto."
             yield Finding(found.device, "fail", f"detect.device wants it, but {found.reason}", remedy)
         elif found.present:

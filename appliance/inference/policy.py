@@ -76,6 +76,12 @@ class Fact(Protocol):
     @property
     def firmware(self) -> str: ...
 
+    @property
+    def node(self) -> str: ...  # /dev/...
+
+    @property
+    def remedy(self) -> str: ...  # against the reason
+
 
 class Figures(NamedTuple):
     """What a device did with a model."""

@@ -38,6 +38,8 @@ class Fact:
     name: str = ""
     driver: str = ""
     firmware: str = ""
+    node: str = ""
+    remedy: str = ""
 
 
 BUNDLE = models.load(models.shipped())

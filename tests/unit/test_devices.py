@@ -17,6 +17,8 @@ class Fact:
     name: str = ""
     driver: str = ""
     firmware: str = ""
+    node: str = ""
+    remedy: str = ""
 
 
 BOX = (Fact("CPU"), Fact("GPU.0"), Fact("GPU.1", "no permission"), Fact("NPU", "there is none", present=False))
