@@ -1,6 +1,7 @@
 """Where a broker is, and a connection to it: `unix:/path`, `mqtt://host:port`, `mqtts://host:port`."""
 
 import asyncio
+import os
 import socket
 import ssl
 from typing import NamedTuple
@@ -52,6 +53,13 @@ def tls_context(ca_file: str = "", cert_file: str = "", key_file: str = "") -> s
                 "name PEM files, the key unencrypted",
             ) from error
     return context
+
+
+def explain(error: OSError) -> str:
+    """What a person can read: the loops word the same failure differently."""
+    if isinstance(error, ssl.SSLError | socket.gaierror) or not error.errno:
+        return str(error)
+    return os.strerror(error.errno)
 
 
 async def dial(address: Address, tls: ssl.SSLContext | None) -> socket.socket:

@@ -60,6 +60,7 @@ class Subscription:
         """`size`: bytes of memory that the messages take, about."""
         if len(self._pending) + len(messages) > self._capacity or self._bytes + size > CAPACITY_BYTES:
             messages = self._fit(messages)
+            size = sum(len(message.payload) for message in messages)
         if self._pending:
             self._pending += messages
         else:
@@ -98,7 +99,7 @@ class Subscription:
 
     def _fit(self, messages: Batch) -> Batch:
         """Without the QoS 0 messages that there is no room for."""
-        room = max(0, self._capacity - len(self._pending)) if self._bytes <= CAPACITY_BYTES else 0
+        room = max(0, self._capacity - len(self._pending)) if self._bytes < CAPACITY_BYTES else 0
         kept: Batch = []
         for message in messages:
             if message.qos or len(kept) < room:

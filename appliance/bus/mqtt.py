@@ -11,7 +11,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from appliance.bus.address import dial, parse, tls_context
+from appliance.bus.address import dial, explain, parse, tls_context
 from appliance.bus.inbox import CLAIM_S, Inbox, Subscription
 from appliance.bus.outgoing import Outgoing
 from appliance.bus.packets import Joiner, acknowledgements
@@ -137,10 +137,10 @@ class MqttBus:
             yield subscription
             is_settled = True
         finally:
-            self._inbox.remove(subscription, self._loop.time(), settled=is_settled)
+            loop = asyncio.get_running_loop()
+            self._inbox.remove(subscription, loop.time(), settled=is_settled)
             self._session.splitter.forget_topics()
-            delay = UNSUBSCRIBE_S if self._is_named else 0.0
-            self._loop.call_later(delay, self._unsubscribe, filters)
+            loop.call_later(UNSUBSCRIBE_S if self._is_named else 0.0, self._unsubscribe, filters)
 
     def on_connected(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
@@ -160,11 +160,13 @@ class MqttBus:
                 reason = await lost
             except TimeoutError:
                 reason = f"no answer within {ANSWER_S:g} s"
-            except (OSError, BusError) as error:
+            except BusError as error:
                 reason = str(error)
+            except OSError as error:
+                reason = explain(error)
             self._hang_up(reason)
             self._note(reason)
-            if self._loop.time() - began > ANSWER_S + LAST_RETRY_S:
+            if self._loop.time() - began > LAST_RETRY_S:
                 delay = FIRST_RETRY_S
             await asyncio.sleep(delay * random.uniform(0.75, 1.25))
             delay = min(2 * delay, LAST_RETRY_S)

@@ -18,6 +18,7 @@ MAX_CONTROL = 65_536  # bytes of a packet that is no PUBLISH: a SUBACK is one by
 MAX_CACHED_TOPICS = 16_384
 LONG = 16_384  # bytes from which on a packet's length takes three bytes
 
+_KIND_AND_QOS = 0xF0 | QOS_1 | QOS_2
 _RUN = 8  # messages of one length in a row, below which cutting them as a run is not worth the try
 _MORE = 0x80  # in a byte of the length: another one follows
 
@@ -120,6 +121,8 @@ class Splitter:
                         self._remember(data[position:body], topic, stop - body)
                     else:
                         head, width = body - position, 0
+                elif first & _KIND_AND_QOS == PUBLISH | QOS_1:
+                    self._take_qos_1(first, data, start, stop)
                 else:
                     self._take(first, data[start:stop])
                 position = stop
@@ -146,26 +149,38 @@ class Splitter:
             self._heads.clear()
         self._heads[head] = (topic, size)
 
+    def _take_qos_1(self, first: int, data: bytes, start: int, stop: int) -> None:
+        name = start + 2
+        body = name + 2 + (data[start] << 8 | data[start + 1]) if stop - start > 1 else stop + 1
+        if body > stop:
+            raise ProtocolError("a topic is longer than its packet")
+        topic, packet_id = data[name : body - 2], data[body - 2] << 8 | data[body - 1]
+        if not packet_id:
+            raise ProtocolError("packet id 0")
+        self.ids.append(packet_id)
+        text = self.topics.get(topic) or self._learn(topic)
+        self.messages.append(Message(text, data[body:stop], 1, first & RETAIN == RETAIN))
+
     def _take(self, first: int, body: bytes) -> None:
-        """One whole packet that is no plain QoS 0 message."""
+        """One whole packet that is neither a plain message of QoS 0 nor one of QoS 1."""
         kind = first & 0xF0
         if kind == PUBACK:
             if len(body) != 2:
                 raise ProtocolError("an acknowledgement is not two bytes long")
             self.acknowledged.append(body[0] << 8 | body[1])
-        elif kind == PUBLISH and not first & QOS_2:
-            self._take_message(first, body)
+        elif first & _KIND_AND_QOS == PUBLISH:
+            self._take_unusual(first, body)
         elif len(body) > MAX_CONTROL and kind != PUBLISH:
             raise ProtocolError(f"a control packet of {len(body)} bytes")
         else:
             self.others.append((first, body))
 
-    def _take_message(self, first: int, body: bytes) -> None:
-        topic, packet_id, payload = _fields(first, body)
-        text = self.topics.get(topic) or self._learn(topic)
-        if packet_id:
-            self.ids.append(packet_id)
-        self.messages.append(Message(text, payload, 1 if packet_id else 0, bool(first & RETAIN)))
+    def _take_unusual(self, first: int, body: bytes) -> None:
+        """QoS 0, retained or with a DUP bit that means nothing."""
+        if len(body) < 2 or len(body) < (stop := 2 + (body[0] << 8 | body[1])):
+            raise ProtocolError("a topic is longer than its packet")
+        text = self.topics.get(body[2:stop]) or self._learn(body[2:stop])
+        self.messages.append(Message(text, body[stop:], 0, first & RETAIN == RETAIN))
 
     def _learn(self, topic: bytes) -> str:
         """The topic as text, remembered. What is no UTF-8 stays visible and will be refused by the grammar."""
@@ -214,20 +229,6 @@ def _long_size(data: bytes, position: int) -> tuple[int, int]:
     if fourth >= _MORE:
         raise ProtocolError("a length of more than four bytes")
     return position + 5, size | fourth << 21
-
-
-def _fields(first: int, body: bytes) -> tuple[bytes, int, bytes]:
-    """Topic, packet id (0 for QoS 0) and payload of a PUBLISH."""
-    head = 4 if first & QOS_1 else 2
-    if len(body) < head or len(body) < (stop := head + (body[0] << 8 | body[1])):
-        raise ProtocolError("a topic is longer than its packet")
-    topic = body[2 : stop - head + 2]
-    if head == 2:
-        return topic, 0, body[stop:]
-    packet_id = body[stop - 2] << 8 | body[stop - 1]
-    if not packet_id:
-        raise ProtocolError("packet id 0")
-    return topic, packet_id, body[stop:]
 
 
 class Joiner:
