@@ -65,6 +65,7 @@ REMEDIES = {
     "too-long": "Mend the recording: one of its lines has no end.",
     "duplicate": "The publisher sends a reading twice with one time; harmless unless it grows.",
     "time-backwards": "Give the publisher a steady clock, or leave 'at' out.",
+    "expired": "Older than record.retention_days: raise it, or replay recordings with times of today.",
     "store-unavailable": "Make room on the disk, and see the log of the record service.",
     "too-large": "Send smaller messages; a message may have 1 MiB.",
     "overrun": "More arrives than this box can take: publish more rarely, or raise detect.hop.",
