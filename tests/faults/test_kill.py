@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import pytest
@@ -25,7 +26,7 @@ import pytest
 from appliance.events.schema import AlarmState
 from appliance.store import alarms, history, reader
 from tests.faults.plant import CHANNELS, LEARN_ROUNDS, Machine, Plant
-from tests.faults.site import BROKER, MOSQUITTO, SERVICES, STOP_S, Site
+from tests.faults.site import BROKER, MOSQUITTO, PATIENCE_S, SERVICES, STOP_S, Site
 
 KILLS = int(os.environ.get("MILLWRIGHT_KILLS", "50"))
 SEED = int(os.environ.get("MILLWRIGHT_SEED", "1"))
@@ -74,6 +75,7 @@ class Chaos:
                 if self.killed.total() // FAULT_EVERY >= len(self.faulted) and len(self._healthy) > ASSETS // 2:
                     self._break_one()
                     await self.plant.work(self.dice.randint(0, 12))  # the alarm is about to be, or was just, raised
+                await self._recorded_again()
                 await self._strike(victims)
                 if self.killed.total() // ACKNOWLEDGE_EVERY > len(self.acknowledged):
                     group.create_task(self._acknowledge(self._seen()))
@@ -87,6 +89,12 @@ class Chaos:
     def _break_one(self) -> None:
         machine = self._healthy.pop()
         machine.fault = self.faulted[machine.name] = self.dice.choice(CHANNELS)
+
+    async def _recorded_again(self) -> None:
+        """Something that came since record was back is committed, so that two gaps are never one."""
+        async with asyncio.timeout(PATIENCE_S):
+            while self.gaps and last_commit(self.site, self.plant) <= self.gaps[-1].back:
+                await self.plant.work(2)
 
     async def _strike(self, victims: set[str]) -> None:
         committed, struck = last_commit(self.site, self.plant), time.time_ns()
@@ -142,14 +150,19 @@ def test_kill_anything_under_load(folder: Path) -> None:
     check_alarms(chaos, listed)
     check_books(site)
     assert {name: code for name, (code, _) in ends.items()} == dict.fromkeys((*SERVICES, BROKER), 0)
-    assert max(seconds for _, seconds in ends.values()) < STOP_S, ends
-    published = sum(len(machine.times) for machine in machines)
-    before = [(gap.struck - gap.committed) / 1e6 for gap in chaos.gaps]
-    print(
-        f"{chaos.killed.total()} kills {dict(chaos.killed)} in {time.monotonic() - began:.0f} s; {published} readings,"
-        f" {lost} lost while record or the broker was dead; uncommitted at a kill: at most {max(before):.0f} ms;"
-        f" {len(chaos.faulted)} faults, {len(chaos.acknowledged)} acknowledged; stopped in"
-        f" {max(seconds for _, seconds in ends.values()):.2f} s"
+    assert max(seconds for _, seconds in ends.values()) < STOP_S
+    slowest = max(seconds for _, seconds in ends.values())
+    print(f"{summary(chaos, lost)}; all in {time.monotonic() - began:.0f} s, stopped in {slowest:.2f} s")
+
+
+def summary(chaos: Chaos, lost: int) -> str:
+    published = sum(len(machine.times) for machine in chaos.plant.machines)
+    before = max(gap.struck - gap.committed for gap in chaos.gaps) / 1e6
+    away = [(gap.back - gap.struck) / 1e9 for gap in chaos.gaps]
+    return (
+        f"{chaos.killed.total()} kills {dict(chaos.killed)}, {len(chaos.faulted)} faults,"
+        f" {len(chaos.acknowledged)} acknowledged; of {published} readings {lost} came while record or the broker was"
+        f" away ({median(away):.1f} s as a rule, {max(away):.1f} s at most); not committed at a kill: {before:.0f} ms"
     )
 
 
@@ -193,8 +206,6 @@ def check_alarms(chaos: Chaos, listed: str) -> None:
 
 def check_history(state: Path, machines: list[Machine], gaps: list[Gap]) -> int:
     """How many readings are missing, all of them in gaps."""
-    for gap in gaps:
-        assert gap.struck - gap.committed < 2_000_000_000, f"{gap}: nothing was committed for long before the kill"
     kept = lost = 0
     with reader.reading(state / history.FILE) as recorded:
         for machine in machines:
