@@ -4,8 +4,8 @@ tools/bench pipeline [--rounds N] [--json FILE]
 
 200-byte JSON readings of 100 assets with 16 channels, a window of 64 rows judged every 16 messages. Each contestant is
 one process on a private mosquitto of its own. The naive script asks the model for each score, our detector as often as
-it looks with that branch (printed below the table), Node-RED's flow never. CPU is user and system time of the contestant's processes; ratios are medians over interleaved rounds. A unix socket
-where the client can (ours, paho).
+it looks with that branch (printed below the table), Node-RED's flow never. CPU is user and system time of the
+contestant's processes; ratios are medians over interleaved rounds. A unix socket where the client can (ours, paho).
 """
 
 import argparse
@@ -222,9 +222,7 @@ def _show(result: dict[str, Any]) -> None:
     print()
     print("\n".join(result.pop("goal_lines")))
     every = result["workload"]["our_model_every"]
-    print(
-        f"\nMessages of an asset between two scores: {load.HOP}; between two inferences: ours {every}, naive {load.HOP}."
-    )
+    print(f"\nA score every {load.HOP} messages; the model is asked every {every} by ours, every {load.HOP} by naive.")
 
 
 def _say(text: str) -> None:
