@@ -150,6 +150,20 @@ def test_the_answer_is_the_callers_own(case: Case) -> None:
     np.testing.assert_array_equal(case.model.infer(batch), kept)
 
 
+def test_large_and_small_batches_take_turns(case: Case) -> None:
+    for count in (3, 256, 3, 512, 1, 2048, 256, 5):
+        for batch in (windows(count), frozen(windows(count)), np.asfortranarray(windows(count))):
+            np.testing.assert_allclose(case.model.infer(batch), case.expected(batch), rtol=1e-3, atol=1e-4)
+        name, left = case.model.inputs[0].name, case.model.outputs[0].name
+        answer = case.model.run({name: frozen(windows(count))})[left]
+        np.testing.assert_allclose(answer, case.expected(windows(count)), rtol=1e-3, atol=1e-4)
+
+
+def frozen(batch: Tensor) -> Tensor:
+    batch.flags.writeable = False
+    return batch
+
+
 def test_the_batch_is_left_alone(case: Case) -> None:
     batch = windows(7)
     case.model.infer(batch)

@@ -24,6 +24,7 @@ from appliance.inference.backends._buckets import Bucketed, Shapes, powers
 from appliance.inference.blobs import Blobs
 from appliance.inference.port import DTYPES, PLAN, Array, Plan, Spec
 
+LARGE = 64 * 1024  # bytes; from here on to set a tensor costs less than to copy into one that is set
 SMALL_WEIGHTS = 4 * 1024 * 1024  # bytes; below, a second thread costs more CPU than it saves time
 TYPES = {  # OpenVINO's name -> numpy's
     "f16": "float16",
@@ -179,16 +180,17 @@ class _Compiler:
 
 
 class _Request:
-    """One inference request whose tensors are ours and are set once. Free lengths: tensors are set for each call, and
-    outputs are the runtime's."""
+    """One inference request whose tensors are ours and are set once; large ones are the caller's, set for the call.
+    Where lengths are free, all are, and outputs are the runtime's."""
 
-    __slots__ = ("_count", "_device", "_entered", "_first", "_free", "_infer", "_left", "_request", "_tensor")
+    __slots__ = ("_count", "_device", "_entered", "_first", "_free", "_infer", "_left", "_lent", "_request", "_tensor")
 
     def __init__(
         self, compiled: Any, device: str, shapes: Shapes, inputs: Sequence[Spec], outputs: Sequence[Spec]
     ) -> None:
         self._tensor = tensor = _bindings.load().Tensor
         self._device, self._count = device, 0
+        self._lent: list[Array] = []
         self._free = any(-1 in shape for shape in shapes)
         self._left: list[Array | None] = [None] * len(outputs)
         self._request = request = compiled.create_infer_request()
@@ -204,17 +206,16 @@ class _Request:
 
     def rows(self, batch: Array) -> Array:
         """Rows beyond the batch keep what was there before: rows do not see each other."""
-        count = len(batch)
-        self._first[:count] = batch
+        self._fill(batch)
         try:
             self._infer({}, True, False)
         except RuntimeError as error:
             raise self._failure(error) from None
-        return self._answer(0)[:count].copy()
+        return self._answer(0)[: len(batch)].copy()
 
     def begin(self, batch: Array) -> None:
         self._count = len(batch)
-        self._first[: self._count] = batch
+        self._fill(batch)
         try:
             self._request.start_async({}, None)
         except RuntimeError as error:
@@ -228,9 +229,10 @@ class _Request:
         return self._answer(0)[: self._count].copy()
 
     def run(self, given: Sequence[Array]) -> list[Array]:
-        if self._free:
-            self._enter(given)
+        if self._free or sum(array.nbytes for array in given) >= LARGE:
+            self._lend(given)
         else:
+            self._take_back()
             for entered, array in zip(self._entered, given, strict=True):
                 entered[...] = array
         try:
@@ -238,6 +240,25 @@ class _Request:
         except RuntimeError as error:
             raise self._failure(error) from None
         return [self._answer(place).copy() for place in range(len(self._left))]
+
+    def _fill(self, batch: Array) -> None:
+        first, count = self._first, len(batch)
+        if batch.nbytes >= LARGE and len(first) == count and batch.dtype == first.dtype and batch.flags.c_contiguous:
+            self._lend((batch,))
+            return
+        self._take_back()
+        first[:count] = batch
+
+    def _lend(self, arrays: Sequence[Array]) -> None:
+        """The caller's own tensors. The runtime does not hold them: we do, until others are set."""
+        lent = [array if array.flags.writeable else array.copy() for array in arrays]
+        self._enter(lent)
+        self._lent = lent
+
+    def _take_back(self) -> None:
+        if self._lent:
+            self._enter(self._entered)
+            self._lent = []
 
     def _enter(self, arrays: Sequence[Array]) -> None:
         for place, array in enumerate(arrays):
