@@ -109,23 +109,33 @@ def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
         for one in value if isinstance(value, list) else [value]:
             if isinstance(value, list):
                 yield from ("", f"[[{'.'.join(here)}]]")
-            elif not all(map(_is_table, one.values())):
+            elif not one or not all(map(_is_table, one.values())):
                 yield from ("", f"[{'.'.join(here)}]")
             yield from _lines(one, here)
 
 
 def _is_table(value: Any) -> bool:
-    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, dict) for one in value)
+    return isinstance(value, dict)
 
 
 def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _text(key)
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_key(key)} = {_value(inner)}' for key, inner in value.items())} }}"
     if isinstance(value, list):
         return f"[{', '.join(_value(one) for one in value)}]"
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)  # inf, -inf, nan: TOML's own words
-    # JSON's strings, numbers and truth values are TOML's, but for the delete character.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value)  # JSON's numbers and truth values are TOML's
+
+
+def _text(text: str) -> str:
+    """JSON's strings are TOML's, but for the delete character."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from appliance import plugins
 from appliance.errors import InferenceError, MillwrightError, ModelError
 from appliance.inference import models, tensors
@@ -105,9 +107,10 @@ class Served:
         """`wanted`: names of outputs, None for all. ModelError names the tensor that does not fit and what would,
         DeviceError where no device computes it."""
         self._check_wanted(wanted, decode)
-        prepared = self._preparation.prepare(inputs)
-        outputs, device = self._computed(prepared)
-        decoded = self._decode(prepared, outputs) if decode else None
+        with np.errstate(all="ignore"):  # what is no number, or too large for one, is computed on and told as it is
+            prepared = self._preparation.prepare(inputs)
+            outputs, device = self._computed(prepared)
+            decoded = self._decode(prepared, outputs) if decode else None
         kept = {name: array for name, array in outputs.items() if wanted is None or name in wanted}
         return Answer(kept, decoded, device)
 

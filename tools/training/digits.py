@@ -2,8 +2,8 @@
 
     python -m tools.training.digits FOLDER
 
-writes FOLDER/digits, a bundle in float32, and FOLDER/train.npz and FOLDER/test.npz, the images it learned from and those
-it did not. It shows what quantisation costs on a real model:
+writes FOLDER/digits, a bundle in float32, and FOLDER/train.npz and FOLDER/test.npz, the images it learned from and
+those it did not. It shows what quantisation costs on a real model:
 
     millwright models quantize FOLDER/digits FOLDER/digits-int8 --data FOLDER/train.npz --holdout FOLDER/test.npz
 """

@@ -1,0 +1,79 @@
+"""Small models for tests: made here, in OpenVINO IR, with a card each."""
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+from appliance.inference import cards
+from appliance.inference.port import Spec
+
+WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3)
+CLASSIFIER = 'name = "{name}"\nversion = "{version}"\ntask = "classifier"\n\n[decoder]\nlabels = ["a", "b", "c"]\n'
+
+
+def model(folder: Path, nodes: list[ov.Output], parameters: list[ov.Node], names: list[str]) -> Path:
+    """Write the model of these results, by their names."""
+    for node, name in zip(nodes, names, strict=True):
+        node.set_names({name})
+    graph = ov.Model([ops.result(node) for node in nodes], parameters, "toy")
+    folder.mkdir(parents=True, exist_ok=True)
+    ov.serialize(graph, folder / "model.xml", folder / "model.bin")
+    return folder / "model.xml"
+
+
+def parameter(name: str, shape: list[int], dtype: type = np.float32) -> ov.Node:
+    node = ops.parameter(shape, dtype, name=name)
+    node.output(0).set_names({name})
+    return node
+
+
+def classifier(folder: Path, name: str = "toy", version: str = "1.0.0", factor: float = 1.0) -> Path:
+    """A bundle's folder: scores [n, 3] = x [n, 4] @ WEIGHTS * factor."""
+    x = parameter("x", [-1, 4])
+    weights = ops.constant((WEIGHTS * np.float32(factor)).astype(np.float32), name="weights")
+    model(folder, [ops.matmul(x, weights, False, False).output(0)], [x], ["scores"])
+    return carded(folder, CLASSIFIER.format(name=name, version=version), [Spec("x", "float32", (-1, 4))],
+                  [Spec("scores", "float32", (-1, 3))])  # fmt: skip
+
+
+def sums(folder: Path) -> Path:
+    """Two inputs of other types, two outputs: `total` = whole + part, `truth` = whole > 2."""
+    whole, part = parameter("whole", [-1, 2], np.int32), parameter("part", [-1, 2], np.float16)
+    total = ops.add(ops.convert(whole, "f32"), ops.convert(part, "f32")).output(0)
+    truth = ops.greater(whole, ops.constant(np.array(2, np.int32))).output(0)
+    model(folder, [total, truth], [whole, part], ["total", "truth"])
+    text = 'name = "sums"\nversion = "2.0.0"\ntask = "arithmetic"\n'
+    inputs = [Spec("whole", "int32", (-1, 2)), Spec("part", "float16", (-1, 2))]
+    return carded(folder, text, inputs, [Spec("total", "float32", (-1, 2)), Spec("truth", "bool", (-1, 2))])
+
+
+def image(folder: Path) -> Path:
+    """`mean` [n, 3] of each channel of an image [n, 3, 4, 5]; callers hand over uint8 [n, 4, 5, 3]."""
+    node = parameter("image", [-1, 3, 4, 5])
+    mean = ops.reduce_mean(node, ops.constant(np.array([2, 3], np.int64)), False).output(0)
+    model(folder, [mean], [node], ["mean"])
+    text = """\
+name = "image"
+version = "1.0.0"
+task = "embedding"
+
+[[inputs]]
+name = "image"
+shape = [-1, 3, 4, 5]
+layout = "NCHW"
+given = { dtype = "uint8", layout = "NHWC", mean = [10, 20, 30], deviation = [2, 4, 8] }
+
+[decoder]
+normalise = false
+"""
+    return carded(folder, text, [], [Spec("mean", "float32", (-1, 3))])
+
+
+def carded(folder: Path, text: str, inputs: list[Spec], outputs: list[Spec]) -> Path:
+    draft = folder.with_name(f"{folder.name}.toml")
+    draft.write_text(text)
+    cards.complete(folder, draft, inputs, outputs)
+    draft.unlink()
+    return folder
