@@ -15,6 +15,7 @@ from pathlib import Path
 
 from appliance.config.schema import Broker, Paths
 from appliance.errors import BusError
+from appliance.runtime.patience import within
 from appliance.runtime.service import Pulse
 
 log = logging.getLogger(__name__)
@@ -215,10 +216,7 @@ async def _end(child: asyncio.subprocess.Process) -> None:
     if child.returncode is not None:
         return
     child.terminate()
-    try:
-        async with asyncio.timeout(STOP_S):
-            await child.wait()
-    except TimeoutError:
+    if not await within(STOP_S, child.wait()):
         log.warning("mosquitto was killed: it did not stop within %s s", STOP_S)
         child.kill()
         await child.wait()

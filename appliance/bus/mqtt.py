@@ -20,6 +20,7 @@ from appliance.bus.session import CONNACK, Events, Session
 from appliance.bus.wire import Wire
 from appliance.errors import BusError
 from appliance.events.ledger import Ledger
+from appliance.runtime.patience import within
 
 log = logging.getLogger(__name__)
 
@@ -244,10 +245,7 @@ class MqttBus:
         self._idle.set()
 
     async def _say_goodbye(self) -> None:
-        try:
-            async with asyncio.timeout(LAST_WORDS_S):
-                await self.drain()
-        except TimeoutError:
+        if not await within(LAST_WORDS_S, self.drain()):
             log.warning("%d messages were not acknowledged before the session was closed", len(self._outgoing))
         if self._wire is not None:
             self._session.disconnect()

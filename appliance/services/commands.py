@@ -13,7 +13,6 @@ its acknowledgement to the broker may be handed the INIT again.
 """
 
 import asyncio
-import contextlib
 import inspect
 import logging
 import secrets
@@ -28,6 +27,7 @@ from appliance.errors import BusError, EventError, MillwrightError
 from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Command, CommandState, Kind
+from appliance.runtime.patience import within
 from appliance.runtime.service import Clock
 
 log = logging.getLogger(__name__)
@@ -203,9 +203,7 @@ def _newest(batch: list[Message], now: int, last: Command) -> Command:
 async def _clear(bus: Bus, topic: str) -> None:
     bus.publish(topic, b"", qos=1, retain=True)
     if bus.connected:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_S):
-                await bus.drain()
+        await within(LAST_WORDS_S, bus.drain())
 
 
 def _silence(bus: Bus, service: str, verb: str, state: CommandState, timeout_s: float) -> BusError:

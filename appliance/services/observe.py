@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from appliance.bus.port import Batch, Bus
+from appliance.runtime.patience import within
 from appliance.runtime.service import Clock, Pulse
 from appliance.services.picture import FILTERS, RETAINED_FILTERS, Change, Picture
 from appliance.services.status import tell_ready
@@ -45,10 +46,9 @@ class Observer:
 
     async def _hear_last_words(self) -> None:
         """The services that stopped before this one have said their final books; they are still on their way."""
-        try:
-            async with asyncio.timeout(LAST_WORDS_S):
-                while any(state.online for state in self._picture.services.values()):
-                    self._fed.clear()
-                    await self._fed.wait()
-        except TimeoutError:
-            return
+        await within(LAST_WORDS_S, self._until_all_are_offline())
+
+    async def _until_all_are_offline(self) -> None:
+        while any(state.online for state in self._picture.services.values()):
+            self._fed.clear()
+            await self._fed.wait()
