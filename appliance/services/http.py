@@ -207,7 +207,9 @@ class _Connection:
 
     async def _event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(await self._reader.read(CHUNK))
+            # h11 bounds a head that is not complete yet: no more than a head's bytes may come at once.
+            size = HEAD_BYTES if self._http.their_state is h11.IDLE else CHUNK
+            self._http.receive_data(await self._reader.read(size))
         return event
 
     async def _answered(self, request: Request) -> Response:
