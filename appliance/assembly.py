@@ -117,7 +117,9 @@ def _detect(config: Config, document: Document) -> Service:
     bundle = models.load(Path(settings.model) if settings.model else models.shipped())
     backend = inference_backend(config, bundle.card.backend)
     computer = engine.reconstructor(bundle, backend, inference_terms(config), devices_for(backend))
-    limits = DetectorSettings(settings.hop, settings.max_assets, settings.max_channels)
+    limits = DetectorSettings(
+        settings.hop, settings.max_assets, settings.max_channels, accept_periods=settings.accept_periods
+    )
     return Detect(
         _session_of(config, "detect"),
         Detector(limits, computer),

@@ -112,6 +112,15 @@ class Detect(Struct, frozen=True, forbid_unknown_fields=True):
     )
     model: Annotated[str, Meta(description="Folder of a model bundle; empty: the one that is shipped.")] = ""
     hop: Annotated[int, Meta(ge=1, le=1024, description="Judge an asset once every so many readings.")] = 1
+    accept_periods: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="An alarm that has stood for so many learning periods, of 400 readings each, ends: what it "
+            "stood for is taken to be normal from then on. 0: never.",
+        ),
+    ] = 6
     max_assets: Annotated[int, Meta(ge=1, le=100_000, description="Assets judged at once; more are counted.")] = 2000
     max_channels: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Channels of all assets together; more are counted.")
