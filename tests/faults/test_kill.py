@@ -33,12 +33,14 @@ SEED = int(os.environ.get("MILLWRIGHT_SEED", "1"))
 ASSETS, RATE_HZ = 30, 50.0
 FAULT_EVERY, ACKNOWLEDGE_EVERY = 4, 12  # kills
 
+# A fault lasts, and so does its alarm: nothing is taken to be normal in the end.
 # The ingest service has a load of its own. It begins anew with each kill, which is a jump of all its channels: whether
 # that is an alarm is not asked here.
 SETTINGS = """
 [detect]
 device = "CPU"
 checkpoint_s = 1
+accept_periods = 0
 [connectors.simulator]
 asset = "demo/pump"
 rate_hz = 100
@@ -72,13 +74,15 @@ class Chaos:
                 victims = {self._draw()}
                 if self.killed.total() % 7 == 6:
                     victims.add(self._draw())
+                await self._recorded_again()
                 if self.killed.total() // FAULT_EVERY >= len(self.faulted) and len(self._healthy) > ASSETS // 2:
                     self._break_one()
                     await self.plant.work(self.dice.randint(0, 12))  # the alarm is about to be, or was just, raised
-                await self._recorded_again()
                 await self._strike(victims)
-                if self.killed.total() // ACKNOWLEDGE_EVERY > len(self.acknowledged):
-                    group.create_task(self._acknowledge(self._seen()))
+                waiting = sorted(self.site.alarms.keys() & self.faulted.keys() - self.acknowledged.keys())
+                if waiting and self.killed.total() // ACKNOWLEDGE_EVERY > len(self.acknowledged):
+                    self.acknowledged[waiting[0]] = ""
+                    group.create_task(self._acknowledge(waiting[0]))
                 await self.plant.work(self.dice.randint(10, 35))
 
     def _draw(self) -> str:
@@ -102,13 +106,6 @@ class Chaos:
         self.killed.update(victims)
         if victims & {"record", BROKER, MOSQUITTO}:
             self.gaps.append(Gap(committed, struck, back))
-
-    def _seen(self) -> str:
-        """An asset whose alarm a person has on the screen and has not acknowledged."""
-        waiting = sorted(self.site.alarms.keys() & self.faulted.keys() - self.acknowledged.keys())
-        asset = waiting[0]
-        self.acknowledged[asset] = ""
-        return asset
 
     async def _acknowledge(self, asset: str) -> None:
         """As a person does: again, when it was refused because something was away."""
