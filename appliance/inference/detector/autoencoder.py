@@ -1,8 +1,9 @@
 """The autoencoder branch: how badly a model of ordinary signals reconstructs each channel's last rows.
 
 One model serves all channels of all assets: a channel is a row of its batch, as z-scores of its own learning period.
-The residual is computed here, outside the model, so that a model in few bits loses nothing in the difference. A
-channel's unit is the residual it reached while it learned; channels are pooled by a 4-norm.
+The residual is computed here, outside the model, so that a model in few bits loses nothing in the difference. Its half
+logarithm is the feature of a look: what a model never could reconstruct (noise) is as ordinary as what it could. There
+is no fading mean of it: what stays and is small is for the other branches to see.
 """
 
 from typing import Protocol
@@ -10,18 +11,16 @@ from typing import Protocol
 import numpy as np
 
 from appliance.errors import InferenceError
-from appliance.inference.detector.arena import Floats
-from appliance.inference.detector.level import LIMIT, column_sums, pool
+from appliance.inference.detector import looks
+from appliance.inference.detector.arena import Floats, Integers
+from appliance.inference.detector.level import LIMIT, column_sums
 from appliance.inference.port import Tensor
 
 CLIP = 8.0  # z-scores beyond it tell a reconstruction nothing
-TAIL = 32  # the newest rows of a window whose residual counts
-STRIDE = 32  # rows between two looks: each row is in one tail
-LEARN_STRIDE = 8  # rows between two windows to learn from
-FEWEST = 20  # windows to learn from
-SECOND = 2  # the residual that counts as 1 is the second largest
-FLOOR = 0.1  # standard deviations; a residual below it is the model's own error
-MARGIN = 2.0  # a residual of so many units weighs as much as a level score at its threshold
+TAIL = 32  # the newest rows of a window whose residual counts: each row is in one
+MARGIN = 4.0  # a look of so many units weighs as much as a level score at its threshold
+FEWEST = 150  # rows beyond the first window to learn from
+FLOOR = 0.01  # variances; a residual below it is the model's own error
 BATCH = 4096  # windows given to the model at once
 
 
@@ -66,38 +65,48 @@ class Shapes:
     def device(self) -> str:
         return self._reconstructor.device if self._reconstructor else "CPU"
 
-    def residuals(self, windows: Floats, centre: Floats, scale: Floats) -> Floats:
-        """[n] root mean squares over the tails of `windows` [window, n], raw values, which are overwritten.
-
-        Zeros when silent.
-        """
+    def features(self, windows: Floats, centre: Floats, scale: Floats) -> Floats | None:
+        """[1, n] half logarithms of the residual's energy over the tails of `windows` [window, n], raw values, which
+        are overwritten. None when silent."""
         np.subtract(windows, centre, out=windows)
         np.multiply(windows, scale, out=windows)
+        np.clip(windows, -LIMIT, LIMIT, out=windows)
+        # Where the channel is, the level branch knows.
+        np.subtract(windows, column_sums(windows) / self.window, out=windows)
         np.clip(windows, -CLIP, CLIP, out=windows)
         # A model need not treat up and down alike; which of them a sensor calls positive must not matter.
-        np.multiply(windows, np.where(column_sums(windows) < 0.0, -1.0, 1.0), out=windows)
+        np.multiply(windows, np.where(column_sums(windows[-TAIL:]) < 0.0, -1.0, 1.0), out=windows)
         scores = np.ascontiguousarray(windows.T, np.float32)
-        return np.concatenate(
-            [self._residuals(scores[start : start + BATCH]) for start in range(0, len(scores), BATCH)]
-        )
+        energy = [self._residuals(scores[start : start + BATCH]) for start in range(0, len(scores), BATCH)]
+        if self.silent:
+            return None
+        half: Floats = 0.5 * np.log(np.concatenate(energy) + FLOOR)
+        return half[None]
 
     def enough(self, rows: int) -> bool:
         """Can anything be learned from so many rows?"""
-        return not self.silent and rows >= self.window + (FEWEST - 1) * LEARN_STRIDE
+        return not self.silent and rows >= self.window + FEWEST
 
-    def learn(self, samples: Floats, centre: Floats, scale: Floats) -> tuple[Floats, float]:
-        """From `samples` [rows, channels]: the weight of each channel's residual, and the pooled score that is 1.
+    def learn(self, samples: Floats, rows: int, centre: Floats, scale: Floats) -> looks.Lesson:
+        """From `samples` [n, channels], the newest of the asset's first `rows` rows."""
+        count, channels = samples.shape
+        if not self.enough(count):
+            return looks.nothing(1, channels)
+        ends = looks.ends(count, rows, self.window)
+        dense, true = (self._looks(samples, after, centre, scale) for after in (ends.dense, ends.true))
+        if dense is None or true is None:
+            return looks.nothing(1, channels)
+        return looks.learn(dense, ends.lag, true, scale > 0.0, fades=False)
 
-        That is 0 when there is too little to learn from.
-        """
-        if not self.enough(len(samples)):
-            return np.zeros(samples.shape[1]), 0.0
-        views = np.lib.stride_tricks.sliding_window_view(samples, self.window, axis=0)[::LEARN_STRIDE]
-        looks, channels, length = views.shape
-        windows = views.transpose(2, 0, 1).copy().reshape(length, -1)
-        residuals = self.residuals(windows, np.tile(centre, looks), np.tile(scale, looks)).reshape(looks, channels)
-        weight = np.where(scale > 0.0, 1.0 / np.maximum(_second(residuals), FLOOR), 0.0)
-        return weight, float(_second(pool(residuals * weight)))
+    def _looks(self, samples: Floats, after: Integers, centre: Floats, scale: Floats) -> Floats | None:
+        """[looks, 1, channels]"""
+        found = []
+        for count, windows in looks.windows(samples, after, self.window):
+            features = self.features(windows, np.tile(centre, count), np.tile(scale, count))
+            if features is None:
+                return None
+            found.append(features.reshape(count, 1, -1))
+        return np.concatenate(found)
 
     def _residuals(self, windows: Tensor) -> Floats:
         if self._reconstructor is None:
@@ -108,9 +117,5 @@ class Shapes:
             self.trouble, self._reconstructor = error.message, None
             return np.zeros(len(windows))
         missed = windows[:, -TAIL:] - answer[:, -TAIL:]
-        found: Floats = np.sqrt(np.square(missed).mean(axis=1, dtype=np.float64))
+        found: Floats = np.square(missed).mean(axis=1, dtype=np.float64)
         return np.fmin(found, LIMIT)
-
-
-def _second(residuals: Floats) -> Floats:
-    return np.asarray(np.partition(residuals, -SECOND, axis=0)[-SECOND])

@@ -11,17 +11,20 @@ from typing import NamedTuple
 import numpy as np
 
 from appliance.events.schema import Score, Stage
-from appliance.inference.detector import level, spread, upkeep
+from appliance.inference.detector import autoencoder, level, looks, spread, upkeep
 from appliance.inference.detector.arena import Floats, Integers
 from appliance.inference.detector.asset import Asset
-from appliance.inference.detector.autoencoder import MARGIN, STRIDE, Shapes
-from appliance.inference.detector.latch import THRESHOLD
-from appliance.inference.detector.memory import HEADER, WORD, Branch, Memory, Row
+from appliance.inference.detector.autoencoder import Shapes
+from appliance.inference.detector.latch import CONFIRM_ROWS, NO_BRANCH, THRESHOLD
+from appliance.inference.detector.memory import HEADER, STATISTICS, WORD, Branch, Memory, Row
 from appliance.inference.detector.settings import DetectorSettings
 
 MAX_SLOTS = 4096  # at once: bounds the memory of a judgement
-# From units of a branch to those of the score.
-EXCEED = {Branch.SPREAD: spread.MARGIN / THRESHOLD, Branch.AUTOENCODER: MARGIN / THRESHOLD}
+# From units of a look to those of the score.
+EXCEED = {Branch.SPREAD: spread.MARGIN / THRESHOLD, Branch.AUTOENCODER: autoencoder.MARGIN / THRESHOLD}
+LOOKED = (Row.CENTRE, Row.SCALE, Row.ACTIVE, Row.FRESH)  # what a look needs besides its own statistics
+# First of the fading means.
+LAST = {Branch.SPREAD: Row.SPREAD + 3 * spread.OCTAVES, Branch.AUTOENCODER: Row.SHAPE + 3}
 NAMES = [branch.name.lower() for branch in Branch]
 STALE = 2  # learning periods before a standing alarm's state is learned, in which the rows for that are collected
 
@@ -50,9 +53,6 @@ class Weighed(NamedTuple):
     cause: Integers  # [points] the column that weighs most
 
 
-SPREAD = range(Row.SPREAD_CENTRE, Row.SPREAD_FADING + spread.OCTAVES)
-
-
 class Judge:
     """`stale` is told of assets whose alarm has stood for long."""
 
@@ -60,7 +60,7 @@ class Judge:
         self, memory: Memory, shapes: Shapes, settings: DetectorSettings, stale: Callable[[Asset], None]
     ) -> None:
         self._memory, self._shapes, self._hop, self._learn_rows = memory, shapes, settings.hop, settings.learn_rows
-        self.look = -(-STRIDE // self._hop) * self._hop  # rows between two looks: judgements, all of them
+        self.look = -(-looks.STRIDE // self._hop) * self._hop  # rows between two looks: judgements, all of them
         self._stale = stale
         periods = settings.accept_periods
         self._patience = max(periods - STALE, 0) * settings.learn_rows if periods else sys.maxsize
@@ -117,7 +117,7 @@ class Judge:
         ):
             latch, threshold, alarm = asset.latch, THRESHOLD, False
             if score > THRESHOLD or latch.busy:
-                threshold, alarm = self._decide(asset, score, row)
+                threshold, alarm = self._decide(asset, score, row, branch)
             learned = row if row < learn_rows else learn_rows
             name = asset.channels[cause]
             judgement = Score(at, score, threshold, asset.stage, name, NAMES[branch], alarm, learned, *origin)
@@ -134,7 +134,7 @@ class Judge:
             return
         index, settled = points.asset[looked], points.rows[looked] > self._learn_rows
         for place in looked[upkeep.widen(self._memory, index, settled)].tolist():
-            due[place].latch.relieved = False
+            due[place].latch.relieved = NO_BRANCH
         moving = looked[settled & (self._memory.follow[index] > 0.0) & ~self._memory.uneasy[index]]
         if moving.size:
             self._follow(points.only(moving))
@@ -147,12 +147,13 @@ class Judge:
         share = np.repeat(self._memory.follow[points.asset], points.width) * (weight > 0.0)
         self._write(points, Row.CENTRE, (centre * (1.0 - share) + means * share)[None])
 
-    def _decide(self, asset: Asset, score: float, row: int) -> tuple[float, bool]:
+    def _decide(self, asset: Asset, score: float, row: int, branch: int) -> tuple[float, bool]:
         """The threshold that holds and whether the asset is abnormal."""
         if asset.stage is Stage.LEARNING:
             return THRESHOLD, False
         latch = asset.latch
-        alarm = latch.step(score, row)
+        # What is held over from the last look must be over at the next one, too.
+        alarm = latch.step(score, row, branch, CONFIRM_ROWS if branch == Branch.LEVEL else self.look)
         self._memory.uneasy[asset.index], self._memory.relieved[asset.index] = latch.uneasy, latch.relieved
         return THRESHOLD if alarm else latch.level(row), alarm
 
@@ -182,30 +183,30 @@ class Judge:
         return _pooled(away, points, self._memory.unit[Branch.LEVEL, points.asset])
 
     def _spread(self, points: Points) -> Weighed:
-        count = spread.OCTAVES
-        block = self._block(points, spread.WINDOW, Row.CENTRE, Row.SCALE, Row.ACTIVE, Row.FRESH, *SPREAD)
-        centre, scale = block[:2]
-        active = block[2] * block[3]
-        middle, fast, slow, fading = block[4 : 4 + 4 * count].reshape(4, count, -1)
-        deviation = (spread.octaves(block[4 + 4 * count :], centre, scale) - middle) * active
-        faded = np.where(active > 0.0, spread.fade(fading, deviation), fading)
-        self._write(points, Row.SPREAD_FADING, faded)
-        weighed = spread.weigh(deviation, faded, fast, slow) * active
-        return _pooled(weighed, points, self._unit(Branch.SPREAD, points))
+        count = STATISTICS * spread.OCTAVES
+        block = self._block(points, spread.WINDOW, *LOOKED, *range(Row.SPREAD, Row.SPREAD + count))
+        statistics, samples = block[len(LOOKED) : len(LOOKED) + count], block[len(LOOKED) + count :]
+        features = spread.octaves(samples, *block[:2])
+        return self._look(points, Branch.SPREAD, features, statistics, block[2] * block[3])
 
     def _shape(self, points: Points) -> Weighed:
-        if self._shapes.silent:
+        block = self._block(points, self._shapes.window, *LOOKED, *range(Row.SHAPE, Row.SHAPE + STATISTICS))
+        statistics, samples = block[len(LOOKED) : len(LOOKED) + STATISTICS], block[len(LOOKED) + STATISTICS :]
+        features = self._shapes.features(samples, *block[:2])
+        if features is None:
             return Weighed(np.zeros(len(points.rows)), np.zeros(len(points.rows), np.int64))
-        block = self._block(points, self._shapes.window, Row.CENTRE, Row.SCALE, Row.SHAPE_WEIGHT, Row.ACTIVE)
-        centre, scale, weight, active = block[:4]
-        weighed = self._shapes.residuals(block[4:], centre, scale) * weight * active
-        return _pooled(weighed, points, self._unit(Branch.AUTOENCODER, points))
+        return self._look(points, Branch.AUTOENCODER, features, statistics, block[2] * block[3])
 
-    def _unit(self, branch: Branch, points: Points) -> Floats:
-        unit: Floats = self._memory.unit[branch, points.asset] * EXCEED[branch]
-        return unit
+    def _look(self, points: Points, branch: Branch, features: Floats, statistics: Floats, active: Floats) -> Weighed:
+        """`features` [features, slots] against their `statistics` [STATISTICS * features, slots]."""
+        centre, fast, slow, fading = statistics.reshape(STATISTICS, len(features), -1)
+        deviation = (features - centre) * active
+        faded = np.where(active > 0.0, looks.fade(fading, deviation), fading)
+        self._write(points, LAST[branch], faded)
+        weighed = looks.weigh(deviation, faded, fast, slow) * active
+        return _pooled(weighed, points, self._memory.unit[branch, points.asset] * EXCEED[branch])
 
-    def _write(self, points: Points, row: Row, values: Floats) -> None:
+    def _write(self, points: Points, row: int, values: Floats) -> None:
         """`values` [rows, slots] into the header from `row` on."""
         stride, first = points.width + 1, points.base - points.first
         for place, line in enumerate(values, row):

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 THRESHOLD = 1.6  # in units of the largest scores of the learning period (level.RANK)
 CONFIRM_ROWS = 10  # a score that is only just over must stay over: noise does not
+NO_BRANCH = -1
 CERTAIN = 1.5  # times the bar needs no confirmation
 RELEASE = 0.6 * THRESHOLD
 PLATEAU = 0.25  # of the peak
@@ -33,22 +34,24 @@ class Latch(Struct):
     raised_until: int = 0  # row at which the bar falls back to the threshold
     over_since: int = -1  # row from which the score has been over the bar; -1: it is not
     since: int = 0  # row at which the alarm that stands began
-    ended: bool = False  # an alarm has ended by itself and nothing was concluded from it yet
-    relieved: bool = False  # it has for certain: what it saw is to count for less; whoever does so clears this
+    branch: int = NO_BRANCH  # that raised it
+    ended: int = NO_BRANCH  # that raised an alarm which has ended by itself; nothing was concluded from it yet
+    relieved: int = NO_BRANCH  # the same, once it is certain: what it saw is to count for less; who does so clears this
 
     def level(self, row: int) -> float:
         """What a score must exceed to raise the alarm."""
         return self.bar if row < self.raised_until else THRESHOLD
 
-    def step(self, score: float, row: int) -> bool:
-        """The state after `score` of `row`. Rows must not run backwards; some may be left out."""
+    def step(self, score: float, row: int, branch: int = 0, confirm: int = CONFIRM_ROWS) -> bool:
+        """The state after `score` of `row`. Rows must not run backwards; some may be left out. `confirm` is for how
+        many rows a score must be over; `branch` is what it comes from."""
         if self.standing:
             self._stand(score, row)
         else:
-            self._wait(score, row)
+            self._wait(score, row, branch, confirm)
         self.busy = self.standing or self.over_since >= 0 or row < self.raised_until
-        if self.ended and not self.busy:
-            self.ended, self.relieved = False, True
+        if self.ended != NO_BRANCH and not self.busy:
+            self.ended, self.relieved = NO_BRANCH, self.ended
         return self.standing
 
     @property
@@ -58,23 +61,26 @@ class Latch(Struct):
 
     def reset(self) -> None:
         """New statistics: what stood under the old ones is judged afresh."""
-        self.standing = self.busy = self.ended = self.relieved = False
+        self.standing = self.busy = False
+        self.ended = self.relieved = NO_BRANCH
         self.raised_until, self.over_since = 0, -1
 
-    def _wait(self, score: float, row: int) -> None:
+    def _wait(self, score: float, row: int, branch: int, confirm: int) -> None:
         bar = self.level(row)
         if score <= bar:
             self.over_since = -1
             return
         if self.over_since < 0:
             self.over_since = row
-        if score > CERTAIN * bar or row - self.over_since >= CONFIRM_ROWS:
-            self.standing, self.peak, self.over_since, self.since = True, score, -1, row
+        if score > CERTAIN * bar or row - self.over_since >= confirm:
+            self.standing, self.peak, self.over_since, self.since, self.branch = True, score, -1, row, branch
 
     def _stand(self, score: float, row: int) -> None:
         self.peak = max(self.peak, score)
         if score < max(RELEASE, min(PLATEAU * self.peak, MAX_RELEASE)):
             self.standing = False
-            self.relieved, self.ended = self.relieved or self.ended, True
+            if self.ended != NO_BRANCH:
+                self.relieved = self.ended
+            self.ended = self.branch
             self.bar = max(THRESHOLD, min(REARM * self.peak, MAX_BAR))
             self.raised_until = row + REARM_ROWS

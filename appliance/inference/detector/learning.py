@@ -9,7 +9,7 @@ another normal state. From then on the centres follow the machine slowly, becaus
 import numpy as np
 
 from appliance.events.schema import Stage
-from appliance.inference.detector import level, spread
+from appliance.inference.detector import level, looks, spread
 from appliance.inference.detector.arena import Floats
 from appliance.inference.detector.asset import Asset, Event, Task
 from appliance.inference.detector.autoencoder import Shapes
@@ -118,7 +118,7 @@ class Learning:
         self._write(asset, column, lesson, float(memory.unit[Branch.LEVEL, asset.index]))
         self._grow(asset, Branch.SPREAD, float(self._learn_spread(asset, column, samples, lesson).reach[0]))
         if memory.unit[Branch.AUTOENCODER, asset.index] > 0.0:
-            self._grow(asset, Branch.AUTOENCODER, self._learn_shapes(asset, column, samples, lesson))
+            self._grow(asset, Branch.AUTOENCODER, float(self._learn_shapes(asset, column, samples, lesson).reach[0]))
         asset.late.discard(channel)
 
     def _grow(self, asset: Asset, branch: Branch, reached: float) -> None:
@@ -134,7 +134,7 @@ class Learning:
             return
         memory, index = self._memory, asset.index
         columns = [column for column, channel in enumerate(asset.channels) if channel not in asset.late]
-        weights = [Row.WEIGHT, *(Row.SPREAD_FAST + octave for octave in range(2 * spread.OCTAVES))]
+        weights = [Row.WEIGHT, *range(Row.SPREAD + spread.OCTAVES, Row.SPREAD + 3 * spread.OCTAVES)]
         before, units = memory.header(asset)[np.ix_(weights, columns)], memory.unit[:, index].copy()
         samples = memory.samples(asset, learn_rows)[:, columns]
         lesson = level.learn(samples)
@@ -152,16 +152,10 @@ class Learning:
         memory.follow[index] = min(self._look / (FOLLOW * learn_rows), 0.5)
         self._memory.calm(asset)
 
-    def _learn_spread(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> spread.Lesson:
+    def _learn_spread(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> looks.Lesson:
         found = spread.learn(samples, asset.rows, lesson.centre, lesson.scale)
-        header = self._memory.header(asset)
-        for row, values in (
-            (Row.SPREAD_CENTRE, found.centre),
-            (Row.SPREAD_FAST, found.fast),
-            (Row.SPREAD_SLOW, found.slow),
-            (Row.SPREAD_FADING, found.fading),
-        ):
-            header[row : row + spread.OCTAVES, columns] = values
+        statistics = np.concatenate([found.centre, found.fast, found.slow, found.fading])
+        self._memory.header(asset)[Row.SPREAD : Row.SPREAD + len(statistics), columns] = statistics
         return found
 
     def _write(self, asset: Asset, columns: list[int], lesson: level.Lesson, pooled: float) -> None:
@@ -175,14 +169,15 @@ class Learning:
 
     def _measure(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> None:
         """What the model makes of the asset."""
-        self._memory.learn(asset, Branch.AUTOENCODER, self._learn_shapes(asset, columns, samples, lesson))
+        found = self._learn_shapes(asset, columns, samples, lesson)
+        self._memory.learn(asset, Branch.AUTOENCODER, found.level)
         asset.shape_model = self._shapes.identity if self._shapes.enough(len(samples)) else ""
 
-    def _learn_shapes(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> float:
-        """What these channels reached together."""
-        weight, pooled = self._shapes.learn(samples, lesson.centre, lesson.scale)
-        self._memory.header(asset)[Row.SHAPE_WEIGHT, columns] = weight
-        return pooled
+    def _learn_shapes(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> looks.Lesson:
+        found = self._shapes.learn(samples, asset.rows, lesson.centre, lesson.scale)
+        statistics = np.concatenate([found.centre, found.fast, found.slow, found.fading])
+        self._memory.header(asset)[Row.SHAPE : Row.SHAPE + len(statistics), columns] = statistics
+        return found
 
     def _adapt(self, asset: Asset) -> None:
         header = self._memory.header(asset)

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from appliance.inference.detector.arena import Arena, Floats, Integers
 from appliance.inference.detector.asset import Asset, row_packer
+from appliance.inference.detector.latch import NO_BRANCH
 from appliance.inference.detector.spread import OCTAVES
 
 WORD = 8  # bytes
+STATISTICS = 4  # of a feature: looks.Lesson's centre, fast, slow, fading
 
 
 class Row(IntEnum):
@@ -28,15 +30,12 @@ class Row(IntEnum):
     SWITCH = 2  # weight of a channel that never moved while it learned; else 0
     ACTIVE = 3  # 1: has statistics and is there; 0: left out
     SCALE = 4  # 1 / standard deviation
-    SHAPE_WEIGHT = 5  # of the autoencoder's residual
-    FRESH = 6  # 1: comes with the rows; 0: its last value was repeated lately
-    SPREAD_CENTRE = 7  # first of one row an octave: half logarithm of its energy
-    SPREAD_FAST = SPREAD_CENTRE + OCTAVES  # weight of one look's deviation from it
-    SPREAD_SLOW = SPREAD_FAST + OCTAVES  # weight of the fading mean of deviations
-    SPREAD_FADING = SPREAD_SLOW + OCTAVES  # that mean
+    FRESH = 5  # 1: comes with the rows; 0: its last value was repeated lately
+    SHAPE = 6  # first of the statistics of the autoencoder's residual
+    SPREAD = SHAPE + STATISTICS  # first of that of the spread branch's octaves: all centres, all fast weights, ...
 
 
-HEADER = Row.SPREAD_FADING + OCTAVES
+HEADER = Row.SPREAD + STATISTICS * OCTAVES
 
 
 class Branch(IntEnum):
@@ -68,7 +67,7 @@ class Memory:
         self.held_cause: Integers = np.zeros((BRANCHES, max_assets), np.int64)
         self.peak: Floats = np.zeros(max_assets)  # of the level branch since the last look
         self.uneasy: NDArray[np.bool_] = np.zeros(max_assets, bool)  # an alarm stands or is about to
-        self.relieved: NDArray[np.bool_] = np.zeros(max_assets, bool)  # Latch.relieved
+        self.relieved: Integers = np.full(max_assets, NO_BRANCH)  # Latch.relieved
         self.follow: Floats = np.zeros(max_assets)  # share of a deviation that becomes the centre, each look
         self._indices = list(range(max_assets - 1, -1, -1))
 
@@ -78,7 +77,7 @@ class Memory:
         self.unit[:, index] = self.learned[:, index] = self.held[:, index] = 0.0
         self.held_cause[:, index] = 0
         self.peak[index] = self.follow[index] = 0.0
-        self.uneasy[index] = self.relieved[index] = False
+        self.uneasy[index], self.relieved[index] = False, NO_BRANCH
         self.unit[Branch.LEVEL, index] = self.learned[Branch.LEVEL, index] = 1.0
         return index
 
@@ -90,7 +89,7 @@ class Memory:
     def calm(self, asset: Asset) -> None:
         """New statistics: no alarm stands under them."""
         asset.latch.reset()
-        self.uneasy[asset.index] = self.relieved[asset.index] = False
+        self.uneasy[asset.index], self.relieved[asset.index] = False, NO_BRANCH
 
     def place(self, asset: Asset, ring: int) -> None:
         """A block for an asset that has none; the ring is a power of two."""

@@ -1,16 +1,17 @@
 """What a settled asset still learns: how far it goes while it is well.
 
 A learning period is short. What comes close to the threshold later, and is no alarm, widens the branch's unit a little;
-an alarm that ended by itself, with nothing left of it, widens all of them. Both have a bound, so that nothing real is
-ever unlearned. The learned centres stay where they are, but for assets that have shown that they move.
+an alarm that ended by itself, with nothing left of it, widens that of the branch that raised it. Both have a bound, so
+that nothing real is ever unlearned. The learned centres stay where they are, but for assets that have shown that they
+move.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from appliance.inference.detector.arena import Integers
-from appliance.inference.detector.latch import THRESHOLD
-from appliance.inference.detector.memory import Branch, Memory
+from appliance.inference.detector.latch import NO_BRANCH, THRESHOLD
+from appliance.inference.detector.memory import BRANCHES, Branch, Memory
 
 NEAR = 0.97  # of the threshold: how far what was let be may come
 WIDER = 1.3  # times the units, when a state that raised an alarm was accepted or has gone by itself
@@ -24,10 +25,12 @@ def widen(memory: Memory, index: Integers, settled: Bools) -> Bools:
     reached = memory.held[:, index]
     reached[Branch.LEVEL] = memory.peak[index]
     memory.peak[index] = 0.0
-    relieved = memory.relieved[index] & settled
+    relieved = memory.relieved[index]
     calm = settled & ~memory.uneasy[index]
-    factor = np.where(calm, np.maximum(reached / (THRESHOLD * NEAR), 1.0), 1.0) * np.where(relieved, WIDER, 1.0)
+    factor = np.where(calm, np.maximum(reached / (THRESHOLD * NEAR), 1.0), 1.0)
+    factor *= np.where(settled & (relieved == np.arange(BRANCHES)[:, None]), WIDER, 1.0)
     unit, bound = memory.unit[:, index], WIDEST * memory.learned[:, index]
     memory.unit[:, index] = np.maximum(np.minimum(unit * factor, bound), unit)
-    memory.relieved[index] &= ~relieved
-    return relieved
+    memory.relieved[index] = NO_BRANCH
+    ended: Bools = relieved != NO_BRANCH
+    return ended
