@@ -18,9 +18,10 @@ from appliance.errors import DeviceError, InferenceError, ModelError
 from appliance.inference import policy
 from appliance.inference.isolated.workers import Workers
 from appliance.inference.models import Bundle
-from appliance.inference.places import Place, Readier, vet
+from appliance.inference.places import Place, Readier
 from appliance.inference.policy import CPU, TERMS, Fact, Terms
 from appliance.inference.port import Array, Backend, Model, Spec, Tensor
+from appliance.inference.vetting import vet
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,6 @@ class Engine:
         alone = all(place is cpu or place.trouble for place in self._places)
         try:
             self._ready(cpu, measured=self._terms.measures and not alone)
-            self._choose()
             self._keep_going()
             with self._changed:
                 self._changed.wait_for(lambda: self._due() is None, self._terms.patience_s)
@@ -194,20 +194,27 @@ class Engine:
         try:
             if measured and cpu.model is not None:
                 self._readier.measure(cpu, cpu.model)
-            place.work(self._readier.ready(place, measured), time.monotonic())
+            model = self._readier.ready(place, measured)
         except DeviceError as error:
             self._fails(place, error.message)
+            return
+        with self._changed:
+            if not self._closed:
+                place.work(model, time.monotonic())
+                self._choose()
+                return
+        model.close()
 
     def _fails(self, place: Place, why: str) -> None:
-        place.calls_out = True
-        place.fail(why, time.monotonic())
+        with self._changed:
+            place.calls_out = True
+            place.fail(why, time.monotonic())
+            self._choose()
         log.warning("%s; tried again in %.0f s", why, place.quarantine.until - time.monotonic())
 
     def _choose(self) -> None:
-        """Whichever is best of those that are ready computes from the next call on."""
+        """Whichever is best of those that are ready computes from the next call on. Part of every change."""
         with self._changed:
-            if self._closed:
-                return
             ready = [place for place in self._places if place.model is not None]
             best = min(ready, key=lambda place: place.merit, default=None)
             if best is not None and best is not self._place:
@@ -244,7 +251,6 @@ class Engine:
             if place.model is not model:
                 return  # another thread was here first, or it is at rest
             self._fails(place, error.message)
-            self._choose()
         model.close()
         self._keep_going()
 
@@ -278,14 +284,15 @@ class Engine:
         try:
             reason = self._reason(place.device) if place.trouble else ""
             if reason:
-                place.fail(f"{place.device}: {reason}", time.monotonic())
+                with self._changed:
+                    place.fail(f"{place.device}: {reason}", time.monotonic())
+                    self._choose()
             else:
                 self._ready(place, self._terms.measures)
         except ModelError as error:
             self._fails(place, f"{place.device}: {error.message}")
         except OSError as error:
             self._fails(place, f"{place.device}: {error}")
-        self._choose()
 
     def _reason(self, device: str) -> str:
         """What is against it now."""

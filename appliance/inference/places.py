@@ -2,23 +2,18 @@
 
 import logging
 import time
-from pathlib import Path
 
 import msgspec
 
 from appliance.errors import DeviceError, ModelError
 from appliance.inference import probe
 from appliance.inference.blobs import Blobs
-from appliance.inference.isolated.workers import LostError, Workers
-from appliance.inference.models import Bundle, shipped
+from appliance.inference.isolated.workers import Workers
+from appliance.inference.models import Bundle
 from appliance.inference.policy import CPU, Fact, Figures, Quarantine, Terms, Wish
 from appliance.inference.port import Backend, Model, Spec
 
 log = logging.getLogger(__name__)
-
-VET_S = 120.0  # that a model may take to compile on the CPU
-VET_MEMORY = 4 << 30  # bytes of address space of any runtime, and so many times the file's size:
-VET_SHARE = 8
 
 
 class Place:
@@ -169,24 +164,3 @@ class Readier:
     def _worked_once(self, place: Place) -> bool:
         proof = self._blobs("worked once")
         return proof is not None and proof.get(place.device) is not None
-
-
-def vet(bundle: Bundle, backend: Backend, blobs: Path | None = None) -> None:
-    """Compile what a stranger may have made where it can do no harm: in a process of its own with bounded memory and
-    time. ModelError says what is wrong with it. What passed is remembered in the folder `blobs`.
-    """
-    if bundle.folder == shipped():
-        return
-    known = Blobs(blobs, 256 << 20, f"vetted {backend.name} {backend.version}") if blobs else None
-    if known is not None and known.get(bundle.digest):
-        return
-    weights = sum(path.stat().st_size for path in bundle.folder.iterdir())
-    workers = Workers()
-    try:
-        workers.compile(backend, bundle.model, CPU, compile_s=VET_S, memory=VET_MEMORY + VET_SHARE * weights).close()
-    except LostError as error:
-        raise ModelError(f"{bundle.model}: cannot be compiled: {error.message}", "Do not use this model.") from None
-    finally:
-        workers.close()
-    if known is not None:
-        known.put(bundle.digest, b"\1")

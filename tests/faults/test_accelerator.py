@@ -25,9 +25,9 @@ from appliance.inference.detector.detector import Detector
 from appliance.inference.detector.settings import DetectorSettings
 from appliance.inference.engine import Engine
 from appliance.inference.isolated.workers import Isolated, LostError, Workers
-from appliance.inference.places import vet
 from appliance.inference.policy import Terms
 from appliance.inference.port import PLAN, Tensor
+from appliance.inference.vetting import vet
 from appliance.runtime.group import Heart
 from appliance.services.detect import Detect
 

@@ -3,9 +3,9 @@
 tools/bench infer [--rounds N] [--json FILE]
 
 Three float32 networks with the same weights in each runtime's format (see `nets`), on the CPU. Throughput: two threads
-call ours, benchmark_app has its own hint for throughput, each in a process of its own; we copy every batch in and every
-answer out, benchmark_app does not. Latency and the other runtimes: one thread each, in one process, as fast as a tenth of all
-calls. Contestants take turns; figures are medians over the rounds.
+call ours, benchmark_app has its own hint for throughput, each in a process of its own; we hand every batch in and every
+answer out, benchmark_app does not. Latency and the other runtimes: one thread each, in one process; of a turn's calls
+the time counts that a tenth of them keeps. Contestants take turns; figures are medians over the rounds.
 """
 
 import argparse
