@@ -133,19 +133,34 @@ class Judge:
         if not looked.size:
             return
         index, settled = points.asset[looked], points.rows[looked] > self._learn_rows
-        for place in looked[upkeep.widen(self._memory, index, settled)].tolist():
+        ended = upkeep.widen(self._memory, index, settled)
+        for place in looked[ended].tolist():
             due[place].latch.relieved = NO_BRANCH
-        moving = looked[settled & (self._memory.follow[index] > 0.0) & ~self._memory.uneasy[index]]
-        if moving.size:
-            self._follow(points.only(moving))
+        known = ended & upkeep.recurs(self._memory, index)
+        if known.any():
+            chosen = points.only(looked[known])
+            self._write(chosen, Row.LOW, self._block(chosen, 0, Row.SEEN_LOW, Row.SEEN_HIGH))
+        uneasy = settled & self._memory.uneasy[index]
+        if uneasy.any():
+            self._remember(points.only(looked[uneasy]))
+        moving = settled & ~uneasy & (self._memory.follow[index] > 0.0)
+        if moving.any():
+            self._follow(points.only(looked[moving]))
+
+    def _remember(self, points: Points) -> None:
+        """Where the channels are while an alarm stands."""
+        block = self._block(points, level.WINDOW, Row.SEEN_LOW, Row.SEEN_HIGH)
+        means = level.column_sums(block[2:] * (1.0 / level.WINDOW))
+        self._write(points, Row.SEEN_LOW, np.stack([np.minimum(block[0], means), np.maximum(block[1], means)]))
 
     def _follow(self, points: Points) -> None:
-        """The centres go a little way towards where the channels are; those of channels that never moved stay."""
-        block = self._block(points, level.WINDOW, Row.CENTRE, Row.WEIGHT)
-        centre, weight = block[:2]
-        means = level.column_sums(block[2:] * (1.0 / level.WINDOW))
+        """Where the channels belong goes a little way towards where they are; channels that never moved stay."""
+        block = self._block(points, level.WINDOW, Row.LOW, Row.HIGH, Row.WEIGHT)
+        low, high, weight = block[:3]
+        means = level.column_sums(block[3:] * (1.0 / level.WINDOW))
         share = np.repeat(self._memory.follow[points.asset], points.width) * (weight > 0.0)
-        self._write(points, Row.CENTRE, (centre * (1.0 - share) + means * share)[None])
+        step = (means - np.clip(means, low, high)) * share
+        self._write(points, Row.LOW, np.stack([low + step, high + step]))
 
     def _decide(self, asset: Asset, score: float, row: int, branch: int) -> tuple[float, bool]:
         """The threshold that holds and whether the asset is abnormal."""
@@ -178,8 +193,8 @@ class Judge:
         return scores, causes
 
     def _level(self, points: Points) -> Weighed:
-        block = self._block(points, level.WINDOW, Row.CENTRE, Row.WEIGHT, Row.SWITCH, Row.ACTIVE)
-        away = level.deviations(block[4:], *block[:4])
+        block = self._block(points, level.WINDOW, Row.LOW, Row.HIGH, Row.WEIGHT, Row.SWITCH, Row.ACTIVE)
+        away = level.deviations(block[5:], *block[:5])
         return _pooled(away, points, self._memory.unit[Branch.LEVEL, points.asset])
 
     def _spread(self, points: Points) -> Weighed:

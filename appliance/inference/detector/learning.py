@@ -136,10 +136,15 @@ class Learning:
         columns = [column for column, channel in enumerate(asset.channels) if channel not in asset.late]
         weights = [Row.WEIGHT, *range(Row.SPREAD + spread.OCTAVES, Row.SPREAD + 3 * spread.OCTAVES)]
         before, units = memory.header(asset)[np.ix_(weights, columns)], memory.unit[:, index].copy()
+        low, high = memory.header(asset)[np.ix_([Row.LOW, Row.HIGH], columns)]
         samples = memory.samples(asset, learn_rows)[:, columns]
         lesson = level.learn(samples)
         memory.learn(asset, Branch.LEVEL, lesson.level)
         self._write(asset, columns, lesson, lesson.level)
+        memory.header(asset)[np.ix_([Row.LOW, Row.HIGH], columns)] = (
+            np.minimum(low, lesson.centre),
+            np.maximum(high, lesson.centre),
+        )
         memory.learn(asset, Branch.SPREAD, self._learn_spread(asset, columns, samples, lesson).level)
         self._measure(asset, columns, samples, lesson)
         header = memory.header(asset)
@@ -160,7 +165,8 @@ class Learning:
 
     def _write(self, asset: Asset, columns: list[int], lesson: level.Lesson, pooled: float) -> None:
         header = self._memory.header(asset)
-        header[Row.CENTRE, columns] = lesson.centre
+        for row in (Row.CENTRE, Row.LOW, Row.HIGH, Row.SEEN_LOW, Row.SEEN_HIGH):
+            header[row, columns] = lesson.centre
         header[Row.WEIGHT, columns] = lesson.weight
         header[Row.SWITCH, columns] = np.where(lesson.weight > 0.0, 0.0, level.FIXED * pooled)
         header[Row.SCALE, columns] = lesson.scale

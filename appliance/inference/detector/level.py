@@ -61,17 +61,18 @@ def learn(samples: Floats) -> Lesson:
     )
 
 
-def deviations(window: Floats, centre: Floats, weight: Floats, switch: Floats, active: Floats) -> Floats:
-    """Of each channel from its learned centre: [channels], from `window` [WINDOW, channels], which is overwritten."""
+def deviations(window: Floats, low: Floats, high: Floats, weight: Floats, switch: Floats, active: Floats) -> Floats:
+    """Of each channel from where it belongs: [channels], from `window` [WINDOW, channels], which is overwritten."""
     np.multiply(window, 1.0 / WINDOW, out=window)
-    away = column_sums(window)
-    np.subtract(away, centre, out=away)
-    np.abs(away, out=away)
+    means = column_sums(window)
+    away = np.subtract(means, high)
+    np.maximum(away, np.subtract(low, means, out=means), out=away)
+    np.maximum(away, 0.0, out=away)
     np.multiply(away, weight, out=away)
     np.fmin(away, LIMIT, out=away)  # NaN (an overflow times 0) becomes LIMIT, too
     fixed = np.flatnonzero(switch)
     if fixed.size:
-        away[fixed] = switch[fixed] * _share_away(window.take(fixed, axis=1), centre[fixed])
+        away[fixed] = switch[fixed] * _share_away(window.take(fixed, axis=1), low[fixed], high[fixed])
     np.multiply(away, active, out=away)
     return away
 
@@ -120,9 +121,9 @@ def _per_raw_unit(weight: Floats, peak: Floats) -> Floats:
     return np.where(peak > 0.0, weight * (0.5 / np.where(peak > 0.0, peak, 1.0)), 0.0)
 
 
-def _share_away(parts: Floats, centre: Floats) -> Floats:
+def _share_away(parts: Floats, low: Floats, high: Floats) -> Floats:
     """0 to 1: how much of the window a channel that never moved is away. `parts` are samples / WINDOW."""
-    home = centre / WINDOW
+    home = np.clip(parts, low / WINDOW, high / WINDOW)
     moved = parts - home
     moved[np.abs(moved) <= JITTER * np.abs(home)] = 0.0
     furthest = np.abs(moved).max(axis=0)

@@ -31,7 +31,11 @@ class Row(IntEnum):
     ACTIVE = 3  # 1: has statistics and is there; 0: left out
     SCALE = 4  # 1 / standard deviation
     FRESH = 5  # 1: comes with the rows; 0: its last value was repeated lately
-    SHAPE = 6  # first of the statistics of the autoencoder's residual
+    LOW = 6  # where the rolling mean belongs: from here
+    HIGH = 7  # to here; both are the centre until other states have come and gone often enough
+    SEEN_LOW = 8  # the same, with what was seen during alarms
+    SEEN_HIGH = 9
+    SHAPE = 10  # first of the statistics of the autoencoder's residual
     SPREAD = SHAPE + STATISTICS  # first of that of the spread branch's octaves: all centres, all fast weights, ...
 
 
@@ -68,6 +72,7 @@ class Memory:
         self.peak: Floats = np.zeros(max_assets)  # of the level branch since the last look
         self.uneasy: NDArray[np.bool_] = np.zeros(max_assets, bool)  # an alarm stands or is about to
         self.relieved: Integers = np.full(max_assets, NO_BRANCH)  # Latch.relieved
+        self.returns: Integers = np.zeros(max_assets, np.int64)  # alarms that ended by themselves
         self.follow: Floats = np.zeros(max_assets)  # share of a deviation that becomes the centre, each look
         self._indices = list(range(max_assets - 1, -1, -1))
 
@@ -77,6 +82,7 @@ class Memory:
         self.unit[:, index] = self.learned[:, index] = self.held[:, index] = 0.0
         self.held_cause[:, index] = 0
         self.peak[index] = self.follow[index] = 0.0
+        self.returns[index] = 0
         self.uneasy[index], self.relieved[index] = False, NO_BRANCH
         self.unit[Branch.LEVEL, index] = self.learned[Branch.LEVEL, index] = 1.0
         return index

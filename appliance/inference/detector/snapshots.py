@@ -51,6 +51,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     held: _Scores
     held_cause: Annotated[list[_Count], Meta(min_length=BRANCHES, max_length=BRANCHES)]
     peak: float
+    returns: _Count
     follow: Annotated[float, Meta(ge=0.0, le=1.0)]
     header: bytes  # [HEADER, channels]
     samples: bytes  # [kept, channels]
@@ -106,6 +107,7 @@ def refill(memory: Memory, asset: Asset, record: Record) -> None:
     memory.unit[:, index], memory.learned[:, index] = record.unit, record.learned
     memory.held[:, index], memory.held_cause[:, index] = record.held, record.held_cause
     memory.peak[index], memory.follow[index] = record.peak, record.follow
+    memory.returns[index] = record.returns
     memory.uneasy[index], memory.relieved[index] = record.latch.uneasy, record.latch.relieved
     memory.header(asset)[:] = np.frombuffer(record.header, "<f8").reshape(HEADER, asset.width)
     samples = np.frombuffer(record.samples, "<f8").reshape(-1, asset.width)
@@ -145,6 +147,7 @@ def _record(memory: Memory, asset: Asset, kept: int) -> Record:
         held=memory.held[:, asset.index].tolist(),
         held_cause=memory.held_cause[:, asset.index].tolist(),
         peak=float(memory.peak[asset.index]),
+        returns=int(memory.returns[asset.index]),
         follow=float(memory.follow[asset.index]),
         header=memory.header(asset).astype("<f8").tobytes(),
         samples=memory.samples(asset, kept).astype("<f8").tobytes(),

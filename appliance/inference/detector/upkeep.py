@@ -2,8 +2,9 @@
 
 A learning period is short. What comes close to the threshold later, and is no alarm, widens the branch's unit a little;
 an alarm that ended by itself, with nothing left of it, widens that of the branch that raised it. Both have a bound, so
-that nothing real is ever unlearned. The learned centres stay where they are, but for assets that have shown that they
-move.
+that nothing real is ever unlearned. After a few such alarms the states between which the machine comes and goes (on and
+off, week and weekend) are known: its channels belong wherever they were seen. Where they belong does not move
+otherwise, but for machines that have shown that they move.
 """
 
 import numpy as np
@@ -16,8 +17,16 @@ from appliance.inference.detector.memory import BRANCHES, Branch, Memory
 NEAR = 0.97  # of the threshold: how far what was let be may come
 WIDER = 1.3  # times the units, when a state that raised an alarm was accepted or has gone by itself
 WIDEST = 2.5  # times what was learned
+RETURNS = 4  # alarms that have ended by themselves: a machine that comes and goes between its states
+RECURRING = 4.0  # times WIDEST, for such a machine
 
 Bools = NDArray[np.bool_]
+
+
+def recurs(memory: Memory, index: Integers) -> Bools:
+    """Which assets come and go between states."""
+    often: Bools = memory.returns[index] >= RETURNS
+    return often
 
 
 def widen(memory: Memory, index: Integers, settled: Bools) -> Bools:
@@ -29,7 +38,9 @@ def widen(memory: Memory, index: Integers, settled: Bools) -> Bools:
     calm = settled & ~memory.uneasy[index]
     factor = np.where(calm, np.maximum(reached / (THRESHOLD * NEAR), 1.0), 1.0)
     factor *= np.where(settled & (relieved == np.arange(BRANCHES)[:, None]), WIDER, 1.0)
-    unit, bound = memory.unit[:, index], WIDEST * memory.learned[:, index]
+    memory.returns[index] += relieved != NO_BRANCH
+    bound = np.where(recurs(memory, index), RECURRING, 1.0) * WIDEST * memory.learned[:, index]
+    unit = memory.unit[:, index]
     memory.unit[:, index] = np.maximum(np.minimum(unit * factor, bound), unit)
     memory.relieved[index] = NO_BRANCH
     ended: Bools = relieved != NO_BRANCH
