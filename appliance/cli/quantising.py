@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HISTORY = "history"
 NEWEST = 20_000  # readings of an asset
-MEASURE_S = 1.0
+MEASURE_S = 0.5
 DATA = "'history' (what this box recorded), FILE.csv, FILE.npz by the inputs' names, FILE.npy, or a folder of .npy"
 
 
@@ -208,7 +208,7 @@ def _write(out: Path, source: _Source, small: Path, report: dict[str, Any], vers
 def _figures(card: "Card", report: dict[str, Any]) -> dict[str, float]:
     """What was measured now; the figures of the model before are told as its own."""
     before = {f"before_{name}": value for name, value in card.evaluation.items()}
-    known = {name: report[name] for name in ("agreement", "energy") if name in report}
+    known: dict[str, float] = {name: report[name] for name in ("agreement", "energy") if name in report}
     if "accuracy" in report["after"]:
         known |= {"accuracy": report["after"]["accuracy"], "before_accuracy": report["before"]["accuracy"]}
     return {**before, **known}

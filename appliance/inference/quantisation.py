@@ -5,10 +5,13 @@ is told not to: a box tells nobody.
 """
 
 import importlib
+import io
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +60,7 @@ def quantise(model: Path, calibration: Sequence[Mapping[str, Array]], target: Pa
     nncf, openvino = _nncf(), importlib.import_module("openvino")
     try:
         graph = openvino.Core().read_model(model)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _progress():
             warnings.simplefilter("ignore")  # of its own dependencies
             quantised = nncf.quantize(
                 graph,
@@ -117,6 +120,13 @@ def _same_energy(before: Model, after: Model, rows: Samples) -> float:
 def _rows(model: Model) -> int:
     lengths = {spec.shape[0] for spec in model.inputs}
     return ROWS if lengths == {-1} else max(1, *lengths)
+
+
+@contextmanager
+def _progress() -> Iterator[None]:
+    """NNCF draws its progress on the standard output, where only results belong."""
+    with redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+        yield
 
 
 def _nncf() -> Any:

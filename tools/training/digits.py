@@ -20,6 +20,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as ops
+from threadpoolctl import threadpool_limits
 
 from appliance.inference import cards
 from appliance.inference.port import Spec
@@ -78,7 +79,8 @@ def build(folder: Path, epochs: int = EPOCHS) -> float:
     images, digits = _digits()
     learn, judge = slice(0, len(images) - HELD_OUT), slice(len(images) - HELD_OUT, None)
     net = Net(np.random.default_rng(SEED))
-    net.train(images[learn] / np.float32(16), digits[learn], epochs)
+    with threadpool_limits(1):  # of matrices as small as these, more threads make slow work
+        net.train(images[learn] / np.float32(16), digits[learn], epochs)
     accuracy = float(np.mean(net.classes(images[judge] / np.float32(16)) == digits[judge]))
     bundle = folder / "digits"
     bundle.mkdir(parents=True)

@@ -1,0 +1,251 @@
+"""`millwright models` where nothing runs: add, list, show, use, remove, bench; and quantisation on a real network."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import pytest
+
+from appliance.__main__ import main
+from appliance.inference import models
+from appliance.inference.library import Library
+from tests import bundles
+from tools.training import digits
+
+EPOCHS = 3
+
+
+class Box:
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._capsys = folder, capsys
+        (folder / "box.toml").write_text(f'[paths]\nstate = "{folder}/state"\nrun = "{folder}/run"\n')
+
+    def run(self, *words: str | Path) -> tuple[int, str, str]:
+        """Exit code, output, errors."""
+        code = main(["--config", str(self.folder / "box.toml"), "models", *map(str, words)])
+        told = self._capsys.readouterr()
+        return code, told.out, told.err
+
+    def json(self, *words: str | Path) -> Any:
+        code, out, err = self.run(*words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    @property
+    def library(self) -> Library:
+        return Library(self.folder / "state" / "models")
+
+
+@pytest.fixture
+def box(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Box:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return Box(tmp_path, capsys)
+
+
+def test_a_bundles_life(box: Box) -> None:
+    added = box.json("add", bundles.classifier(box.folder / "one"))
+    assert (added["name"], added["version"], added["current"], added["new"]) == ("toy", "1.0.0", True, True)
+    code, out, _ = box.run("add", bundles.classifier(box.folder / "two", version="2.0.0", factor=2.0))
+    assert code == 0
+    assert "millwright models use toy@2.0.0" in out
+    assert box.run("remove", "toy@1.0.0")[0] == 1  # it is in use
+    assert box.json("use", "toy@2.0.0")["current"]
+    assert box.json("use", "toy", "--previous")["version"] == "1.0.0"
+    box.json("use", "toy@2.0.0")
+    assert box.json("remove", "toy@1.0.0")["version"] == "1.0.0"
+    code, out, _ = box.run("list")
+    assert code == 0
+    assert [line.split()[:4] for line in out.splitlines()[1:]] == [
+        ["toy", "2.0.0", "classifier", "CPU"],
+        ["window-autoencoder", models.load(models.shipped()).card.version, "reconstruction", "CPU"],
+    ]
+
+
+def test_a_models_file_with_a_card(box: Box) -> None:
+    folder = bundles.classifier(box.folder / "one")
+    (folder / "card.toml").unlink()
+    card = box.folder / "mine.toml"
+    card.write_text(bundles.CLASSIFIER.format(name="mine", version="1.2.3"))
+    assert box.json("add", folder / "model.xml", "--card", card)["name"] == "mine"
+    shown = box.json("show", "mine")["card"]
+    assert shown["inputs"] == [
+        {"name": "x", "shape": [-1, 4], "dtype": "float32", "scale": "", "layout": "", "given": None}
+    ]
+    code, out, _ = box.run("show", "mine")
+    assert code == 0
+    assert 'labels = ["a", "b", "c"]' in out
+
+
+def test_onnx_like_and_other_files_need_a_card(box: Box) -> None:
+    code, _, err = box.run("add", bundles.classifier(box.folder / "one") / "model.xml")
+    assert code == 1
+    assert 'task = "classifier"' in err  # what to write
+
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "tensor": ('[[inputs]]\nname = "y"\nshape = [-1, 4]\n', "inputs 'y': the model has none of that name"),
+    "shape": ('[[inputs]]\nname = "x"\nshape = [-1, 5]\n', r"inputs 'x': is float32[?, 4], not float32[?, 5]"),
+    "dtype": ('[[inputs]]\nname = "x"\nshape = [-1, 4]\ndtype = "int8"\n', "not int8[?, 4]"),
+    "labels": ("", "2 names for 3 classes"),
+    "decoder": ("", "decoder.colour: there is no such key"),
+}
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_a_card_that_is_not_the_models_is_refused(box: Box, name: str) -> None:
+    inputs, problem = REFUSED[name]
+    decoder = {"labels": 'labels = ["a", "b"]', "decoder": 'colour = "red"'}.get(name, "")
+    card = box.folder / "mine.toml"
+    card.write_text(f'name = "mine"\nversion = "1.0.0"\ntask = "classifier"\n{inputs}\n[decoder]\n{decoder}\n')
+    code, _, err = box.run("add", bundles.classifier(box.folder / "one") / "model.xml", "--card", card)
+    assert code == 1
+    assert problem in err
+    assert box.library.entries() == []
+
+
+def test_a_hostile_model_is_refused(box: Box) -> None:
+    folder = bundles.classifier(box.folder / "one")
+    text = (folder / "model.xml").read_text()
+    (folder / "model.xml").write_text(text.replace('type="MatMul"', 'type="Explode"'))
+    (folder / "card.toml").unlink()
+    card = box.folder / "mine.toml"
+    card.write_text(bundles.CLASSIFIER.format(name="mine", version="1.0.0"))
+    code, _, err = box.run("add", folder / "model.xml", "--card", card)
+    assert code == 1
+    assert "model.xml" in err
+    assert box.library.entries() == []
+
+
+def test_what_the_configuration_names_is_not_removed(box: Box) -> None:
+    box.json("add", bundles.classifier(box.folder / "one"))
+    with (box.folder / "box.toml").open("a") as file:
+        file.write('[infer]\nmodels = ["toy"]\n')
+    code, _, err = box.run("remove", "toy")
+    assert code == 1
+    assert "`infer.models` names it" in err
+
+
+def test_an_unknown_model_is_told_with_the_nearest(box: Box) -> None:
+    box.json("add", bundles.classifier(box.folder / "one"))
+    for verb in ("show", "use", "remove", "bench"):
+        code, _, err = box.run(verb, "toi")
+        assert code == 1
+        assert "Did you mean 'toy'?" in err
+
+
+def test_bench_tells_latency_and_throughput_of_each_device(box: Box) -> None:
+    box.json("add", bundles.classifier(box.folder / "one"))
+    told = box.json("bench", "toy", "--seconds", "0.05")
+    cpu = next(one for one in told["devices"] if one["device"] == "CPU")
+    latency = cpu["latency_ms"]
+    assert 0 < latency["median"] <= latency["p90"] <= latency["p99"] <= latency["longest"]
+    assert set(cpu["rows_per_s"]) == {"1", "16"}
+    assert all(speed > 0 for speed in cpu["rows_per_s"].values())
+    code, out, _ = box.run("bench", box.folder / "one", "--seconds", "0.05", "--batch", "4", "--device", "CPU")
+    assert code == 0
+    assert "ROWS/S AT 4" in out
+    code, _, err = box.run("bench", "toy", "--device", "TPU")
+    assert code == 1
+    assert "there is no device 'TPU'" in err
+
+
+def test_serving_needs_a_running_millwright(box: Box) -> None:
+    code, _, err = box.run("load", "toy")
+    assert code == 3
+    assert "no Millwright answers" in err
+
+
+# ---- quantisation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    assert digits.build(folder, EPOCHS) > 0.93
+    return folder
+
+
+def test_a_quarter_of_the_size_at_no_less_than_99_percent_of_the_accuracy(box: Box, trained: Path) -> None:
+    small = box.folder / "small"
+    told = box.json(
+        "quantize", trained / "digits", small, "--data", trained / "train.npz", "--holdout", trained / "test.npz"
+    )
+    assert told["size"] < 0.27  # the graph's text is most of what is beyond the quarter
+    assert (small / "model.bin").stat().st_size < 0.255 * (trained / "digits" / "model.bin").stat().st_size
+    assert told["after"]["accuracy"] >= 0.99 * told["before"]["accuracy"]
+    assert told["kept"] == round(told["after"]["accuracy"] / told["before"]["accuracy"], 5)
+    assert told["judged_by"] == digits.HELD_OUT
+    added = box.json("add", small)
+    assert (added["name"], added["version"]) == ("digits", "1.0.1")
+    card = box.json("show", "digits")["card"]
+    assert card["evaluation"]["accuracy"] == told["after"]["accuracy"]
+    assert card["inputs"][0]["given"]["dtype"] == "uint8"
+
+
+def test_what_costs_too_much_is_not_written(box: Box, trained: Path) -> None:
+    code, _, err = box.run(
+        *("quantize", trained / "digits", box.folder / "small", "--data", trained / "test.npz", "--rows", "8"),
+        *("--at-least", "1.5"),
+    )
+    assert code == 1
+    assert "of the accuracy is left, not 150.00%" in err
+    assert not (box.folder / "small").exists()
+
+
+def test_a_bare_file_is_quantised_to_a_file(box: Box, trained: Path) -> None:
+    with np.load(trained / "test.npz") as held:
+        rows = (held["image"] / np.float32(16)).astype(np.float32).transpose(0, 3, 1, 2)
+    np.save(box.folder / "rows.npy", rows)
+    out = box.folder / "small.xml"
+    told = box.json(
+        "quantize", trained / "digits" / "model.xml", out, "--data", box.folder / "rows.npy", "--rows", "50"
+    )
+    assert told["energy"] > 0.99
+    assert ov.Core().read_model(out).input(0).get_any_name() == "image"
+
+
+def test_windows_of_a_table_calibrate_a_model_of_windows(box: Box) -> None:
+    rng = np.random.default_rng(5)
+    time = np.arange(2000)
+    table = np.stack([time, np.sin(time / 9) + rng.normal(0, 0.1, 2000), np.full(2000, 3.0)], axis=1)
+    lines = ["time,flow,still", *(",".join(f"{value:.4f}" for value in row) for row in table)]
+    (box.folder / "rows.csv").write_text("\n".join([*lines, "2000,gap,3"]))
+    told = box.json(
+        *("quantize", "window-autoencoder", box.folder / "small", "--data", box.folder / "rows.csv"),
+        *("--at-least", "0.9"),
+    )
+    assert told["energy"] > 0.95
+    assert models.load(box.folder / "small", named=False).card.task == "reconstruction"
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ("nothing.npz", "is no numpy file"),
+        ("history", "history"),
+        ("other.npz", "has no 'image'"),
+        ("shape.npz", r"'image' is uint8\[3, 8, 8\]"),
+        ("one.npz", "has one sample"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(box: Box, trained: Path, data: str, problem: str) -> None:
+    np.savez(box.folder / "other.npz", picture=np.zeros((3, 8, 8, 1), np.uint8))
+    np.savez(box.folder / "shape.npz", image=np.zeros((3, 8, 8), np.uint8))
+    np.savez(box.folder / "one.npz", image=np.zeros((1, 8, 8, 1), np.uint8))
+    source = data if data == "history" else box.folder / data
+    code, _, err = box.run("quantize", trained / "digits", box.folder / "small", "--data", source)
+    assert code == 1
+    assert problem.replace("\\", "") in err
+
+
+def test_without_nncf_the_remedy_is_told(box: Box, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    code, _, err = box.run(
+        "quantize", trained / "digits", box.folder / "small", "--data", trained / "test.npz", "--rows", "5"
+    )
+    assert code == 1
+    assert "NNCF, which quantises, is not installed" in err
+    assert "tools/setup trainer" in err
