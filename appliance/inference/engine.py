@@ -180,13 +180,11 @@ class Engine:
             self._keep_going()
             with self._changed:
                 self._changed.wait_for(lambda: self._due() is None, self._terms.patience_s)
-            if self._place is None:
-                raise self._nobody()
+            place, model = self._current()
         except InferenceError:
             self.close()
             raise
-        self.slow = self._place.isolated
-        self.device = self._place.device
+        self.slow, self.device = place.isolated, model.device
 
     def _ready(self, place: Place, measured: bool) -> None:
         """ModelError passes: the file is to blame."""

@@ -379,6 +379,25 @@ def test_a_model_of_two_inputs_is_called_by_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def field(number: int, content: bytes | int) -> bytes:
+    """One of a protocol buffer; numbers and lengths below 128."""
+    if isinstance(content, int):
+        return bytes([number << 3, content])
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def test_an_onnx_model_is_loaded(tmp_path: Path) -> None:
+    rows, four = field(1, field(2, b"rows")), field(1, field(1, 4))
+    kind = field(1, field(1, 1) + field(2, rows + four))  # float32 [rows, 4]
+    node = field(1, b"given") + field(2, b"left") + field(4, b"Relu")
+    ports = field(11, field(1, b"given") + field(2, kind)) + field(12, field(1, b"left") + field(2, kind))
+    graph = field(1, node) + field(2, b"g") + ports
+    (tmp_path / "model.onnx").write_bytes(field(1, 8) + field(7, graph) + field(8, field(2, 17)))
+    model = openvino.create(openvino.Settings()).compile(tmp_path / "model.onnx", "CPU")
+    assert (model.inputs, model.outputs) == ((Spec("given", "float32", (-1, 4)),), (Spec("left", "float32", (-1, 4)),))
+    np.testing.assert_array_equal(model.infer(np.array([[-1, 0, 1, 2]], np.float32)), [[0, 0, 1, 2]])
+
+
 def test_every_kind_of_number_goes_in_and_comes_out(tmp_path: Path, dtype: str) -> None:
     given = ops.parameter([-1, 2], np.dtype(dtype).type, name="given")
     given.output(0).set_names({"given"})

@@ -23,7 +23,7 @@ from appliance.inference.backends import litert, openvino, replay
 from appliance.inference.engine import Engine
 from appliance.inference.models import Bundle
 from appliance.inference.policy import Policy, Terms
-from appliance.inference.port import Tensor
+from appliance.inference.port import Plan, Tensor
 from hardware import accelerators
 from tools.training.tflite import Draft
 
@@ -122,6 +122,47 @@ def test_an_ordinary_signal_comes_back_and_an_odd_one_does_not() -> None:
 
     assert (residual(ordinary) < 0.25).all()
     assert (residual(odd) > 2.0 * residual(ordinary)).all()
+
+
+STAND_IN = "HETERO:CPU"  # a device to OpenVINO, isolated and compared with the CPU like any accelerator
+
+
+def test_a_device_of_openvinos_own_is_isolated_compared_and_remembered(tmp_path: Path) -> None:
+    terms = Terms(devices=(STAND_IN,), blobs=tmp_path)
+    for _ in range(2):
+        judge = engine.start(BUNDLE, openvino.create(openvino.Settings()), terms)
+        assert (judge.fallback, judge.slow) == ("", True)
+        assert judge.infer(windows(40)).shape == (40, 64)
+        judge.close()
+        kept = {path.name: path.stat().st_ino for path in tmp_path.glob("*.blob")}
+        assert len(kept) > 5  # five sizes, and the CPU's
+    again = engine.start(BUNDLE, openvino.create(openvino.Settings()), terms)
+    again.close()
+    assert {path.name: path.stat().st_ino for path in tmp_path.glob("*.blob")} == kept
+
+
+def test_what_was_compiled_to_something_else_is_found_out_and_compiled_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend, terms = openvino.create(openvino.Settings()), Terms(devices=(STAND_IN,), blobs=tmp_path / "blobs")
+    engine.start(BUNDLE, backend, terms).close()
+    heads = [path.read_bytes()[32:].partition(b"\0")[0].decode() for path in (tmp_path / "blobs").glob("*.blob")]
+    identity = next(head.rpartition("\n2026")[0] for head in heads if "HETERO" in head and "(16, 64)" in head)
+    given = ops.parameter([-1, 64], np.float32)
+    other = tmp_path / "other.xml"
+    ov.serialize(ov.Model([ops.relu(given)], [given], "other"), other, other.with_suffix(".bin"))
+    plan = Plan(eager=True, blobs=str(tmp_path / "poison"), identity=identity)
+    backend.compile(other, STAND_IN, plan)
+    names = {path.name for path in (tmp_path / "blobs").iterdir()}
+    for path in (tmp_path / "poison").iterdir():
+        assert path.name in names
+        path.replace(tmp_path / "blobs" / path.name)
+    judge = engine.start(BUNDLE, backend, terms)
+    assert (judge.fallback, judge.slow) == ("", True)
+    assert "answers its probe wrongly" in caplog.text
+    assert "it is compiled anew" in caplog.text
+    np.testing.assert_allclose(judge(windows(4)), engine.start(BUNDLE, backend)(windows(4)), atol=0.1)
+    judge.close()
 
 
 # ---- which device --------------------------------------------------------------------------------------------------
@@ -346,7 +387,7 @@ from openvino import opset13 as ops
 given = ops.parameter([2], np.float32)
 compiled = ov.compile_model(ov.Model([ops.relu(given)], [given]), 'CPU')
 print(compiled([np.array([-1, 1], np.float32)])[0].tolist())
-from openvino._pyopenvino import Tensor
+from openvino._pyopenvino import Plan, Tensor
 print(Tensor is ov.Tensor)
 """
     infer = "print(judge(np.zeros((1, 64), np.float32)).shape)"

@@ -83,6 +83,41 @@ def test_a_condition_that_cleared_on_the_shelf_ends_with_it() -> None:
     assert book.unshelve(ASSET, "ann", 130).alarm.state is AlarmState.NORMAL
 
 
+def test_a_condition_of_the_box_itself_is_one_warning_while_it_holds() -> None:
+    book = AlarmBook()
+    assert book.hold("box", "device-fallback", "", 1) is None
+    raised = book.hold("box", "device-fallback", "NPU hangs " * 50, 2, "NPU", "CPU")
+    assert raised is not None
+    alarm = raised.alarm
+    assert (alarm.condition, alarm.severity) == ("device-fallback", Severity.WARNING)
+    assert (alarm.cause, alarm.device) == ("NPU", "CPU")
+    assert (alarm.state, alarm.active, len(alarm.message)) == (AlarmState.UNACKNOWLEDGED, True, 200)
+    assert book.hold("box", "device-fallback", "NPU still hangs", 3) is None
+    ended = book.hold("box", "device-fallback", "", 4)
+    assert ended is not None
+    assert (ended.alarm.state, ended.alarm.active) == (AlarmState.RETURNED, False)
+    assert book.hold("box", "device-fallback", "", 5) is None
+    again = book.hold("box", "device-fallback", "NPU crashed", 6)
+    assert again is not None
+    assert (again.alarm.id, again.alarm.state) == (alarm.id, AlarmState.UNACKNOWLEDGED)
+    assert again.alarm.message == "NPU crashed"
+    book.acknowledge("box", "anna", 7)
+    ended = book.hold("box", "device-fallback", "", 8)
+    assert ended is not None
+    assert ended.alarm.state is AlarmState.NORMAL
+    assert book.standing == {}
+
+
+def test_a_condition_of_the_box_that_comes_again_on_the_shelf_stays_there() -> None:
+    book = AlarmBook()
+    book.hold("box", "device-fallback", "NPU hangs", 1)
+    book.shelve("box", "anna", 2, 100)
+    book.hold("box", "device-fallback", "", 3)
+    again = book.hold("box", "device-fallback", "NPU hangs", 4)
+    assert again is not None
+    assert (again.alarm.state, again.alarm.active) == (AlarmState.SHELVED, True)
+
+
 def test_what_is_impossible_says_so() -> None:
     book, change = raised()
     book.acknowledge(change.alarm.id, "ann", 110)
