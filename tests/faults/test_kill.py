@@ -240,6 +240,6 @@ def check_books(site: Site) -> None:
         # An alarm's last state may come when record is about to stop: the broker keeps it for the next start.
         assert state.queued == 0 or (name == "record" and state.queued == 1), f"{name}: {state}"
         assert state.received == state.processed + state.queued + sum(state.dropped.values()), f"{name}: {state}"
-        assert state.dropped == {}, f"{name}: {state}"
+        assert state.dropped.keys() <= {"unclaimed"}, f"{name}: {state}"  # what came while it was stopping
         assert state.received > 0
         assert not state.detail.get("trouble")

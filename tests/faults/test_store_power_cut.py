@@ -24,6 +24,7 @@ from tests.faults.store_writer import ASSETS, BUDGET, NOW, RETENTION, ROWS, alar
 
 KILLS = int(os.environ.get("MILLWRIGHT_KILLS", "50"))
 SEED = int(os.environ.get("MILLWRIGHT_SEED", "1"))
+LIFE = 25  # kills of one set of files: each time all of their content is compared
 PATIENCE_S = 60
 
 
@@ -70,9 +71,10 @@ def check_integrity(path: Path) -> None:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_killed_at_any_moment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("life", range(-(-KILLS // LIFE)))
+def test_killed_at_any_moment(tmp_path: Path, life: int) -> None:
     """Nothing that was said to be committed is missing or there twice; of what was not said there is all or nothing."""
-    dice = random.Random(SEED)
+    dice = random.Random(f"{SEED} {life}")
     with (
         closing(Alarms(tmp_path / "alarms.sqlite")) as alarms,
         closing(History(tmp_path / "history.sqlite", BUDGET, RETENTION)) as history,
@@ -80,7 +82,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         history.open()
         alarms.count()
     turn, merged = 0, 0
-    for _ in range(KILLS):
+    for _ in range(LIFE):
         said_history, said_alarm = run_until_killed(tmp_path, turn, dice.randrange(50))
         for path in tmp_path.glob("*.sqlite"):
             check_integrity(path)
