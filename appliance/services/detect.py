@@ -19,7 +19,7 @@ from appliance.bus.port import Batch, Bus, Message
 from appliance.errors import BusError, DamagedError, EventError, InferenceError, StoreError
 from appliance.events import codec, rows, topics
 from appliance.events.ledger import Ledger
-from appliance.events.schema import Alarm, AlarmState, Command, Kind
+from appliance.events.schema import Alarm, AlarmState, Command, Kind, State
 from appliance.inference.detector.alarms import AlarmBook, Change
 from appliance.inference.detector.detector import Detector, Judged
 from appliance.runtime import files
@@ -36,7 +36,7 @@ TICK_S = 1.0
 GRACE_S = 1.0  # for an inference that is under way at the end
 MAX_TOPICS = 16_384  # remembered
 GATHER_S = 0.02  # between two judgements: many windows at once cost a fraction of as many alone
-OWN_ASSET, FALLBACK = "millwright/detect", "device-fallback"
+OWN_ASSET, SERVED_ASSET, FALLBACK = "millwright/detect", "millwright/infer", "device-fallback"
 CONDITIONS = ("anomaly", FALLBACK)  # of alarms that nobody else raises
 MINUTE = 60_000_000_000  # ns
 MAX_SHELVED = 31 * 24 * 60  # minutes; what is shelved for ever is forgotten
@@ -108,6 +108,7 @@ class Detect:
                     group.create_task(self._serve(), name="detect commands")
                     group.create_task(self._tend(), name="detect checkpoints")
                     group.create_task(self._clear_ghosts(), name="detect ghosts")
+                    group.create_task(self._watch_served(), name="detect served models")
                     group.create_task(self._judge_together(), name="detect judgements")
                     group.create_task(self._take_readings(pulse), name="detect readings")
             finally:
@@ -264,6 +265,24 @@ class Detect:
 
     async def _serve(self) -> None:
         await commands.serve(self._bus, self.name, self._handlers(), self._clock, self._commands)
+
+    async def _watch_served(self) -> None:
+        """Models that are served to others fall back, too: the alarm for them has its one owner here."""
+        async with self._bus.subscribe(topics.state("infer"), qos=1) as batches:
+            async for batch in batches:
+                for message in batch:
+                    await self._commit(list(self._served(message)))
+
+    def _served(self, message: Message) -> Iterator[Change]:
+        try:
+            state = codec.decode(Kind.STATE, message.payload, self._clock())
+        except EventError:
+            return  # it has been cleared, or is nobody's state
+        if isinstance(state, State) and state.online:
+            why = str(state.detail.get("alarm", ""))
+            cause = why.partition(":")[0]
+            if change := self._book.hold(SERVED_ASSET, FALLBACK, why, self._clock(), cause):
+                yield change
 
     def _handlers(self) -> dict[str, commands.Handler]:
         return {"ack": self._acknowledge, "shelve": self._shelve, "unshelve": self._unshelve}

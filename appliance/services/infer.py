@@ -165,7 +165,15 @@ class Infer:
     def _detail(self) -> dict[str, Any]:
         served = {f"{one.name}@{one.version}": _told(one) for one in self._repertoire.loaded}
         refused = {"commands_dropped": dict(self._commands.dropped)} if self._commands.dropped else {}
-        return {"port": self.port, "models": served, "problems": dict(self._repertoire.problems), **refused}
+        computers = {one.name: one.computer for one in self._repertoire.loaded}
+        return {
+            "port": self.port,
+            "models": served,
+            "trouble": "; ".join(self._repertoire.problems.values()).replace("\n  -> ", " "),
+            "fallback": _joined({name: computer.fallback for name, computer in computers.items()}),
+            "alarm": _joined({name: computer.alarm for name, computer in computers.items()}),
+            **refused,
+        }
 
 
 def _told(served: Served) -> dict[str, Any]:
@@ -178,6 +186,10 @@ def _told(served: Served) -> dict[str, Any]:
         "device": computer.device,
         "fallback": computer.fallback,
     }
+
+
+def _joined(words: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in words.items() if why)
 
 
 def _wanted(outputs: list[str] | dict[str, Any] | None, decode: bool, served: Served) -> dict[str, Any]:
