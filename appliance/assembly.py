@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 SERVICES = ("broker", "record", "detect", "infer", "ingest")  # in the order of their start
 DETECTED = "detected.state"
 COMPILED = "compiled"  # a folder
-HISTORY = "history.sqlite"
-ALARMS = "alarms.sqlite"
 DAY = 86_400_000_000_000  # ns
 
 
@@ -99,12 +97,12 @@ def _broker(config: Config, _: Document) -> Service:
 
 def _record(config: Config, _: Document) -> Service:
     from appliance.services.record import Record
-    from appliance.store.alarms import Alarms
-    from appliance.store.history import History
+    from appliance.store import alarms, history
 
     state, settings = config.paths.state, config.record
-    history = History(state / HISTORY, settings.budget_mb << 20, settings.retention_days * DAY)
-    return Record(_session_of(config, "record"), history, Alarms(state / ALARMS), settings, time.time_ns)
+    readings = history.History(state / history.FILE, settings.budget_mb << 20, settings.retention_days * DAY)
+    kept = alarms.Alarms(state / alarms.FILE)
+    return Record(_session_of(config, "record"), readings, kept, settings, time.time_ns)
 
 
 def _detect(config: Config, document: Document) -> Service:
