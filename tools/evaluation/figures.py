@@ -1,7 +1,10 @@
 """Figures of a detector against labels, always beside an alarm that never stops."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class Counts(NamedTuple):
@@ -40,6 +43,20 @@ def total(counts: Iterable[Counts]) -> Counts:
 def always(counts: Counts) -> Counts:
     """The floor: an alarm on every row."""
     return Counts(counts.hit + counts.missed, counts.false + counts.quiet, 0, 0)
+
+
+def area(healthy: Sequence[float], faulty: Sequence[float]) -> float:
+    """Under the receiver's curve: how often a faulty row scores above a healthy one, ties by half."""
+    values = np.concatenate([healthy, faulty])
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2.0)[place]
+    above = rank[len(healthy) :].sum() - len(faulty) * (len(faulty) + 1) / 2.0
+    return float(above / (len(healthy) * len(faulty)))
+
+
+def begins(alarms: Iterable[bool]) -> list[bool]:
+    """Where an alarm begins."""
+    return [now and not before for before, now in itertools.pairwise([False, *alarms])]
 
 
 def plain(counts: Counts) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """A recording through the detector as the service runs it: the default settings, the shipped model, on the CPU."""
 
 import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from appliance import plugins
 from appliance.errors import EventError
 from appliance.events.schema import Reading, Score
 from appliance.inference import engine, models
-from appliance.inference.backends import openvino
 from appliance.inference.detector.autoencoder import Reconstructor
 from appliance.inference.detector.detector import Detector
 from appliance.inference.detector.settings import DetectorSettings
-from tools.evaluation.recordings import Recording
+from appliance.inference.policy import Terms
+from appliance.inference.port import Backend
+from tools.evaluation.recordings import Recording, Values
 
 ASSET = "evaluation"
 SECOND = 1_000_000_000
@@ -27,35 +30,64 @@ class Verdict(NamedTuple):
     score: float
     threshold: float
     cause: str
+    branch: str
 
 
-UNJUDGED = Verdict(False, 0.0, 0.0, "")
+UNJUDGED = Verdict(False, 0.0, 0.0, "", "")
 
 
-def shipped_model() -> Reconstructor:
-    return engine.start(models.load(models.shipped()), openvino.create(openvino.Settings()), "CPU")
+class Bench(NamedTuple):
+    """What all recordings of an evaluation are judged with."""
+
+    model: Reconstructor | None
+    hop: int = 1
+
+    def settings(self, learn_rows: int) -> DetectorSettings:
+        return DetectorSettings(hop=self.hop, learn_rows=learn_rows)
+
+    def judge(self, rows: Sequence[Values], learn_rows: int) -> list[Verdict]:
+        """One verdict a row; a row between two judgements has that of the last."""
+        return self._feed(Detector(self.settings(learn_rows), self.model), rows, 0)
+
+    def learn(self, rows: Sequence[Values]) -> bytes:
+        """What a detector knows that learned from exactly these rows."""
+        detector = Detector(self.settings(len(rows)), self.model)
+        self._feed(detector, rows, 0)
+        return detector.snapshot()
+
+    def go_on(self, learned: bytes, learn_rows: int, rows: Sequence[Values]) -> list[Verdict]:
+        """Verdicts of rows that follow what was learned."""
+        detector = Detector(self.settings(learn_rows), self.model)
+        detector.restore(learned)
+        return self._feed(detector, rows, learn_rows)
+
+    def _feed(self, detector: Detector, rows: Sequence[Values], begin: int) -> list[Verdict]:
+        scores: list[Score] = []
+        for row, values in enumerate(rows):
+            if values:
+                _push(detector, Reading(START + (begin + row) * SECOND, values))
+            if row % BATCH == 0:
+                scores += [judged.score for judged in detector.judge()]
+        scores += [judged.score for judged in detector.judge()]
+        return _by_row(scores, begin, len(rows))
 
 
-def judge(recording: Recording, settings: DetectorSettings, model: Reconstructor | None) -> list[Verdict]:
-    """One verdict a row; a row between two judgements has that of the last."""
-    detector = Detector(settings, model)
-    scores: list[Score] = []
-    for row, values in enumerate(recording.rows):
-        if values:
-            _push(detector, Reading(START + row * SECOND, values))
-        if row % BATCH == 0:
-            scores += [judged.score for judged in detector.judge()]
-    scores += [judged.score for judged in detector.judge()]
-    return _by_row(scores, len(recording.rows))
+def model_of(folder: Path | None) -> Reconstructor:
+    """The shipped model, or the one of a bundle's folder, on the CPU."""
+    bundle = models.load(folder or models.shipped())
+    plugin = plugins.load("appliance.inference.backends", "openvino")
+    backend: Backend = plugin.create(plugin.Settings())
+    return engine.reconstructor(bundle, backend, Terms(devices=("CPU",), isolate="none"))
 
 
-def write(path: Path, recording: Recording, verdicts: list[Verdict]) -> None:
-    """`datetime;alarm;score;threshold`, one line a row."""
+def write(path: Path, recording: Recording, verdicts: Iterable[Verdict]) -> None:
+    """`<time>;alarm;score;threshold;cause;branch`, one line a row. The first column has the recording's name of it."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=";")
-        writer.writerow(["datetime", "alarm", "score", "threshold"])
+        writer.writerow([recording.clock, "alarm", "score", "threshold", "cause", "branch"])
         for time, verdict in zip(recording.times, verdicts, strict=True):
-            writer.writerow([time, int(verdict.alarm), f"{verdict.score:.6g}", f"{verdict.threshold:.6g}"])
+            score, threshold = f"{verdict.score:.6g}", f"{verdict.threshold:.6g}"
+            writer.writerow([time, int(verdict.alarm), score, threshold, verdict.cause, verdict.branch])
 
 
 def _push(detector: Detector, reading: Reading) -> None:
@@ -65,12 +97,12 @@ def _push(detector: Detector, reading: Reading) -> None:
         raise EventError(error.reason, f"row {(reading.at - START) // SECOND}: {error.message}") from error
 
 
-def _by_row(scores: list[Score], rows: int) -> list[Verdict]:
+def _by_row(scores: list[Score], begin: int, rows: int) -> list[Verdict]:
     judged = {(score.at - START) // SECOND: score for score in scores}
     verdicts, last = [], UNJUDGED
-    for row in range(rows):
+    for row in range(begin, begin + rows):
         if row in judged:
             score = judged[row]
-            last = Verdict(score.alarm, score.score, score.threshold, score.cause)
+            last = Verdict(score.alarm, score.score, score.threshold, score.cause, score.branch)
         verdicts.append(last)
     return verdicts

@@ -1,24 +1,21 @@
 """Judges recordings with the detector as it is shipped, and says how well."""
 
 import argparse
-import itertools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from appliance.errors import MillwrightError
-from appliance.inference.detector.autoencoder import Reconstructor
-from appliance.inference.detector.settings import DetectorSettings
-from tools.evaluation import figures, recordings
-from tools.evaluation.judge import Verdict, judge, shipped_model, write
+from tools.evaluation import page, tasks
+from tools.evaluation.judge import Bench, model_of
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        model = None if options.level_only else shipped_model()
-        report = options.act(options, model)
+        model = None if options.without_model else model_of(options.model)
+        report = options.act(options, Bench(model, options.hop))
     except MillwrightError as error:
         print(f"tools/evaluate: {error}", file=sys.stderr)
         return error.exit_code
@@ -26,60 +23,39 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def skab(options: argparse.Namespace, model: Reconstructor | None) -> dict[str, Any]:
-    """Each file is learned and judged by itself; only rows after the learning period count."""
-    settings = DetectorSettings(hop=options.hop)
-    options.out.mkdir(parents=True, exist_ok=True)
-    counts = {}
-    for recording in recordings.skab(options.folder):
-        verdicts = judge(recording, settings, model)
-        write(options.out / recording.name, recording, verdicts)
-        counts[recording.name] = _count(recording, verdicts, settings.learn_rows)
-    together = figures.total(counts.values())
-    return {
-        "files": {name: figures.plain(found) for name, found in counts.items()},
-        "detector": figures.plain(together),
-        "always alarm": figures.plain(figures.always(together)),
-    }
-
-
-def table(options: argparse.Namespace, model: Reconstructor | None) -> dict[str, Any]:
-    """Any CSV. Without labels there is only the share of rows that were alarmed."""
-    recording = recordings.read(options.file, tuple(options.drop))
-    verdicts = judge(recording, DetectorSettings(hop=options.hop, learn_rows=options.train_rows), model)
-    write(options.out, recording, verdicts)
-    alarms = [False, *(verdict.alarm for verdict in verdicts[options.train_rows :])]
-    judged = len(alarms) - 1
-    return {
-        "rows": judged,
-        "alarmed_percent": round(100.0 * sum(alarms) / max(judged, 1), 2),
-        "alarms": sum(now and not before for before, now in itertools.pairwise(alarms)),
-        "channels": len({name for values in recording.rows for name in values}),
-    }
-
-
-def _count(recording: recordings.Recording, verdicts: list[Verdict], learned: int) -> figures.Counts:
-    return figures.count((verdict.alarm for verdict in verdicts[learned:]), recording.labels[learned:])
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tools/evaluate", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    pump = kinds.add_parser("skab", help="the files of SKAB: DIR/<group>/<n>.csv")
+    pump = _kind(kinds, "skab", tasks.skab, "the files of SKAB: DIR/<group>/<n>.csv")
     pump.add_argument("folder", type=Path, metavar="DIR")
     pump.add_argument("out", type=Path, metavar="OUT_DIR", help="one CSV a file, datetime;alarm;score;threshold")
-    pump.set_defaults(act=skab)
-    other = kinds.add_parser("csv", help="any CSV: the first column is a time, numeric columns are channels")
+    other = _kind(kinds, "csv", tasks.table, "any CSV: the first column is a time, numeric columns are channels")
     other.add_argument("file", type=Path, metavar="FILE")
     other.add_argument("--train-rows", type=_learn_rows, default=400, help="rows that show the normal state")
     other.add_argument("--drop", action="append", default=[], metavar="COLUMN", help="a column that is no channel")
-    other.add_argument("--out", type=Path, required=True, metavar="FILE")
-    other.set_defaults(act=table)
-    for kind in (pump, other):
-        kind.add_argument("--hop", type=int, default=1, help="judge once every so many rows")
-        kind.add_argument("--level-only", action="store_true", help="without the model")
-        kind.add_argument("--json", action="store_true", help="the figures as JSON")
+    other.add_argument("--out", type=Path, metavar="FILE")
+    plant = _kind(kinds, "tep", tasks.tep, "Tennessee Eastman: DIR/d00.dat, d00_te.dat, d01_te.dat, ...")
+    plant.add_argument("folder", type=Path, metavar="DIR")
+    fan = _kind(kinds, "fan", tasks.fan, "a fan's accelerometer: wconfid, pctid, x, y, z")
+    fan.add_argument("file", type=Path, metavar="FILE")
+    steady = _kind(kinds, "steady", tasks.steady, "generated machines that are well")
+    steady.add_argument("--assets", type=int, default=20)
+    steady.add_argument("--rows", type=int, default=20_000, help="after the 400 to learn from")
+    everything = _kind(kinds, "all", page.everything, "all of them, and the page of results")
+    everything.add_argument("--shared", type=Path, required=True, metavar="DIR", help="the folder that holds data")
+    everything.add_argument("--float-model", type=Path, metavar="DIR", help="the bundle before it was quantised")
+    everything.add_argument("--page", type=Path, metavar="FILE", help="write the page of results there")
     return parser
+
+
+def _kind(kinds: Any, name: str, act: tasks.Task, description: str) -> argparse.ArgumentParser:
+    kind: argparse.ArgumentParser = kinds.add_parser(name, help=description)
+    kind.set_defaults(act=act)
+    kind.add_argument("--hop", type=int, default=1, help="judge once every so many rows")
+    kind.add_argument("--model", type=Path, metavar="DIR", help="another bundle than the shipped one")
+    kind.add_argument("--without-model", action="store_true", help="level and spread alone")
+    kind.add_argument("--json", action="store_true", help="the figures as JSON")
+    return kind
 
 
 def _learn_rows(text: str) -> int:
@@ -93,11 +69,11 @@ def _plain(report: dict[str, Any], indent: str = "") -> str:
     lines = []
     for name, value in report.items():
         if isinstance(value, dict) and all(isinstance(part, dict) for part in value.values()):
-            lines.append(_plain(value, indent + "  "))
+            lines += [f"{indent}{name}", _plain(value, indent + "  ")]
         elif isinstance(value, dict):
-            lines.append(f"{indent}{name:16} " + "  ".join(f"{key} {part}" for key, part in value.items()))
+            lines.append(f"{indent}{name:18} " + "  ".join(f"{key} {part}" for key, part in value.items()))
         else:
-            lines.append(f"{indent}{name:16} {value}")
+            lines.append(f"{indent}{name:18} {value}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
-"""Recordings: CSV files whose first column is a time and whose numeric columns are channels."""
+"""Recordings: CSV files whose first column is a time and whose numeric columns are channels; and two other forms."""
 
 import csv
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +12,18 @@ LABELS = ("anomaly", "changepoint")  # of SKAB: what is to be found, never shown
 HEALTHY = "anomaly-free"
 SEPARATORS = ";,\t|"
 
+Values = dict[str, float]
+
 
 @dataclass(frozen=True)
 class Recording:
-    """`times` as they stand in the file; `rows` of finite values by channel; `labels` empty or one a row."""
+    """`clock` is the name of the column of `times`, which are as they stand in the file; `rows` of finite values by
+    channel; `labels` empty or one a row."""
 
     name: str
+    clock: str
     times: list[str]
-    rows: list[dict[str, float]]
+    rows: list[Values]
     labels: list[bool]
 
 
@@ -44,7 +49,7 @@ def read(path: Path, hidden: tuple[str, ...] = ()) -> Recording:
     ]
     label = names.index(LABELS[0]) if LABELS[0] in hidden and LABELS[0] in names else None
     labels = [] if label is None else [bool(_number(line, label)) for line in body]
-    return Recording(path.name, [line[0] for line in body], rows, labels)
+    return Recording(path.name, names[0], [line[0] for line in body], rows, labels)
 
 
 def skab(folder: Path) -> list[Recording]:
@@ -58,8 +63,45 @@ def skab(folder: Path) -> list[Recording]:
     for path in paths:
         recording = read(path, LABELS)
         name = f"{path.parent.name}_{path.name}"
-        found.append(Recording(name, recording.times, recording.rows, recording.labels))
+        found.append(Recording(name, recording.clock, recording.times, recording.rows, recording.labels))
     return found
+
+
+def plain(path: Path) -> list[Values]:
+    """Rows of numbers apart by blanks, without a head. ConnectorError where the file is not such a table."""
+    try:
+        lines = [line.split() for line in path.read_text("ascii").splitlines() if line.strip()]
+        rows = [{f"x{column}": float(cell) for column, cell in enumerate(line)} for line in lines]
+    except (OSError, ValueError) as error:
+        raise ConnectorError(f"{path}: cannot be read as rows of numbers: {error}") from error
+    if not rows or len({len(row) for row in rows}) != 1:
+        raise ConnectorError(f"{path}: has no rows of the same length", "One line a row, numbers apart by blanks.")
+    return rows
+
+
+def transposed(rows: list[Values]) -> list[Values]:
+    columns = zip(*(row.values() for row in rows), strict=True)
+    return [{f"x{column}": value for column, value in enumerate(line)} for line in columns]
+
+
+def fan(path: Path) -> dict[tuple[int, int], list[Values]]:
+    """(speed, configuration) -> rows of x, y, z. ConnectorError where a column is missing."""
+    found: dict[tuple[int, int], list[Values]] = {}
+    for line in _dicts(path, ("wconfid", "pctid", "x", "y", "z")):
+        key = int(float(line["pctid"])), int(float(line["wconfid"]))
+        found.setdefault(key, []).append({axis: float(line[axis]) for axis in "xyz"})
+    return found
+
+
+def _dicts(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.DictReader(file)
+            if not set(columns) <= set(lines.fieldnames or ()):
+                raise ConnectorError(f"{path}: has not the columns {', '.join(columns)}", "Name the fan's CSV file.")
+            yield from lines
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConnectorError(f"{path}: cannot be read as CSV: {error}") from error
 
 
 def _number(line: list[str], column: int) -> float | None:
