@@ -175,21 +175,28 @@ def test_what_was_judged_and_not_handed_out_survives() -> None:
 def test_another_model_is_measured_before_it_judges() -> None:
     class Other(Smoother):
         name = "other"
+        lost = False
 
-    random = np.random.default_rng(3)
-    quiet = random.normal(size=(600, 2))
-    loud = random.normal(size=(300, 2)) * np.array([1.0, 5.0])
-    subject = detector()
-    scores(subject, readings(quiet, ["a", "b"]))
-    restored = Detector(DetectorSettings(), Other())
+        def __call__(self, windows: Tensor) -> Tensor:
+            return windows * 0 if self.lost else super().__call__(windows)
+
+    stream = readings(
+        np.random.default_rng(3).normal(size=(1400, 2)) + np.sin(np.arange(1400) / 9.0)[:, None] * 5, "ab"
+    )
+    subject, other = detector(), Other()
+    scores(subject, stream[:600])
+    restored = Detector(DetectorSettings(), other)
     restored.restore(subject.snapshot())
-    times = iter(range(START + 600, START + 10_000))
-    for values in np.vstack([random.normal(size=(450, 2)), loud]).tolist():
-        restored.push("asset", Reading(next(times), dict(zip("ab", values, strict=True))))
-    judged = [judged.score for judged in restored.judge()]
-    assert {score.model for score in judged} == {"other"}
-    assert not any(score.alarm for score in judged[:450])
-    assert ("autoencoder", "b") in {(score.branch, score.cause) for score in judged[450:] if score.alarm}
+    found = scores(restored, stream[600:990])
+    other.lost = True
+    early = scores(restored, stream[990:999])
+    other.lost = False
+    found += scores(restored, stream[999:1200])
+    other.lost = True
+    late = scores(restored, stream[1200:])
+    assert {score.model for score in found} == {"other"}
+    assert not any(score.alarm for score in found + early)
+    assert {score.branch for score in late if score.alarm} == {"autoencoder"}
 
 
 def test_a_box_with_less_room_keeps_what_fits() -> None:
