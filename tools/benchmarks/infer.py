@@ -2,10 +2,11 @@
 
 tools/bench infer [--rounds N] [--json FILE]
 
-Three float32 networks with the same weights in each runtime's format (see `nets`), on the CPU. Throughput: two threads
-call ours, benchmark_app has its own hint for throughput, each in a process of its own; we hand every batch in and every
-answer out, benchmark_app does not. Latency and the other runtimes: one thread each, in one process; of a turn's calls
-the time counts that a tenth of them keeps. Contestants take turns; figures are medians over the rounds.
+The shipped model and three float32 networks with the same weights in each runtime's format (see `nets`), on the CPU.
+Throughput: two threads call ours, benchmark_app has its own hint for throughput, each in a process of its own; we hand
+every batch in and every answer out, benchmark_app does not. Latency and the other runtimes: one thread each, in one
+process; of a turn's calls the time counts that a tenth of them keeps. Contestants take turns; figures are medians over
+the rounds.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="mw-bench-") as folder:
         files = _files(Path(folder))
         result = {
-            "throughput": {name: _throughput(files[name], name, options.rounds) for name in MODELS},
+            "throughput": {name: _throughput(path, name, options.rounds) for name, path in _measured(files).items()},
             "latency": _added_latency(options.rounds),
             "runtimes": {name: _runtimes(files[name], name, options.rounds) for name in MODELS},
         }
@@ -94,15 +95,19 @@ def _files(folder: Path) -> dict[str, dict[str, Path]]:
     return found
 
 
+def _measured(files: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
+    return {"shipped": models.load(models.shipped()).model, **{name: files[name][".xml"] for name in MODELS}}
+
+
 # Throughput beside benchmark_app
 
 
-def _throughput(files: Mapping[str, Path], name: str, rounds: int) -> dict[str, Any]:
+def _throughput(path: Path, name: str, rounds: int) -> dict[str, Any]:
     samples: Samples = {OURS: [], APP: []}
     for number in range(rounds):
-        command = [sys.executable, "-m", "tools.benchmarks.infer", "--role", str(files[".xml"])]
+        command = [sys.executable, "-m", "tools.benchmarks.infer", "--role", str(path)]
         samples[OURS].append(float(subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout))
-        samples[APP].append(_throughput_of_app(files[".xml"]))
+        samples[APP].append(_throughput_of_app(path))
         _say(f"round {number + 1}  {name:<12} rows/s: ours {samples[OURS][-1]:,.0f}, {APP} {samples[APP][-1]:,.0f}")
     ratios = [ours / theirs for ours, theirs in zip(samples[OURS], samples[APP], strict=True)]
     return {"batch": BATCH, "rows_per_s": samples, "ratio": median(ratios)}
@@ -132,12 +137,20 @@ def _throughput_of_ours(path: Path) -> float:
 
 
 def _throughput_of_app(path: Path) -> float:
-    row = ov.Core().read_model(path).inputs[0].partial_shape
-    shape = ",".join([str(BATCH), *(str(size.get_length()) for size in list(row)[1:])])
+    given = ov.Core().read_model(path).inputs[0]
+    shape = ",".join([str(BATCH), *(str(size.get_length()) for size in list(given.partial_shape)[1:])])
     with tempfile.TemporaryDirectory(prefix="mw-bench-") as folder:
         told = ["-report_type", "no_counters", "-json_stats", "-report_folder", folder]
         how = ["-d", "CPU", "-hint", "throughput", "-infer_precision", "f32", "-t", str(int(SECONDS))]
-        command = [Path(sys.executable).with_name(APP), "-m", path, "-shape", f"given[{shape}]", *how, *told]
+        command = [
+            Path(sys.executable).with_name(APP),
+            "-m",
+            path,
+            "-shape",
+            f"{given.get_any_name()}[{shape}]",
+            *how,
+            *told,
+        ]
         subprocess.run(command, capture_output=True, check=True)
         (report,) = Path(folder).glob("*.json")
         results = json.loads(report.read_text())["execution_results"]

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from openvino import opset13 as ops
 
-from appliance.inference import models
 from tools.training.tflite import Draft
 
 Weights = NDArray[np.float32]
@@ -45,7 +44,10 @@ class Net:
 
 
 def make(name: str) -> Net:
-    return {"autoencoder": _shipped, "mlp": lambda: Net((256,), _dense([256, 512, 512, 10])), "cnn": _cnn}[name]()
+    if name == "cnn":
+        return _cnn()
+    sizes = {"autoencoder": [64, 128, 64, 10, 64, 128, 64], "mlp": [256, 512, 512, 10]}[name]
+    return Net((sizes[0],), _dense(sizes))
 
 
 def write_ir(net: Net, path: Path) -> None:
@@ -119,15 +121,6 @@ def _walk(net: Net) -> list[tuple[Step, bool]]:
         (step, last is not None and last.convolves and not step.convolves)
         for step, last in zip(net.steps, before, strict=True)
     ]
-
-
-def _shipped() -> Net:
-    graph = ov.Core().read_model(models.load(models.shipped()).model)
-    constants = [node.data.copy() for node in graph.get_ordered_ops() if node.get_type_name() == "Constant"]
-    layers = list(zip(constants[::2], constants[1::2], strict=True))
-    neck = min(range(len(layers)), key=lambda rank: layers[rank][0].shape[1])
-    linear = (neck, len(layers) - 1)
-    return Net((64,), [Step(weights, bias[0], rank not in linear) for rank, (weights, bias) in enumerate(layers)])
 
 
 def _dense(sizes: list[int]) -> list[Step]:

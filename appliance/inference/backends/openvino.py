@@ -71,8 +71,13 @@ class OpenVino:
     def compile(self, path: Path, device: str, plan: Plan = PLAN) -> Bucketed:
         """`device` is OpenVINO's name: CPU, GPU, GPU.1, NPU."""
         weights = _files.check(path, self.suffixes)
-        graph = _read(path)
-        inputs, outputs = _specs(path, graph.inputs, "input"), _specs(path, graph.outputs, "output")
+        try:
+            graph = _core().read_model(str(path))
+            inputs, outputs = _specs(path, graph.inputs, "input"), _specs(path, graph.outputs, "output")
+        except MemoryError:
+            raise ModelError(f"{path}: there is not enough memory for it", "Choose a smaller model.") from None
+        except (RuntimeError, ValueError) as error:  # ValueError: a name, or the error's own text, is no text
+            raise ModelError(f"{path}: is refused: {_last_line(error)}", _files.AGAIN) from None
         # An accelerator takes seconds to minutes for each size; a few rows too many cost it little.
         sizes = powers(self.settings.largest_batch, 2 if _on_cpu(device) else 4)
         compiler = _Compiler(path, graph, inputs, outputs, device, self._properties(weights, device, plan), plan)
@@ -291,14 +296,6 @@ def _fixed_only(device: str) -> bool:
     return not device.startswith(("CPU", "GPU"))
 
 
-def _read(path: Path) -> Any:
-    """The graph of a file. ModelError where OpenVINO refuses it."""
-    try:
-        return _core().read_model(str(path))
-    except RuntimeError as error:
-        raise ModelError(f"{path}: is refused: {_last_line(error)}", _files.AGAIN) from None
-
-
 def _specs(path: Path, ports: Sequence[Any], what: str) -> tuple[Spec, ...]:
     return tuple(_spec(path, port, f"{what}{rank}") for rank, port in enumerate(ports))
 
@@ -330,7 +327,7 @@ def _give_memory_back() -> None:
         trim(0)
 
 
-def _last_line(error: RuntimeError) -> str:
+def _last_line(error: Exception) -> str:
     """OpenVINO's errors are a stack of source files; the last line says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"

@@ -80,7 +80,8 @@ class Worker:
         except MillwrightError as error:
             return Refused(isinstance(error, ModelError), error.message, error.remedy)
         except MemoryError:
-            return Refused(True, "there is not enough memory for the model", "Choose a smaller one.")
+            which = question.path if isinstance(question, Compile) else "the model"
+            return Refused(True, f"{which}: there is not enough memory for it", "Choose a smaller one.")
 
     def _compile(self, wanted: Compile) -> Ready:
         model = _backend(wanted.backend, wanted.settings).compile(Path(wanted.path), wanted.device, wanted.plan)
