@@ -131,3 +131,23 @@ def test_after_a_state_was_accepted_both_are_normal_and_others_are_not() -> None
     assert len(found) == 2
     assert 1000 <= found[0] < 1030
     assert 5500 <= found[1] < 5530
+
+
+def test_a_gap_in_time_mixes_nothing() -> None:
+    """A night without rows: the machine is elsewhere, by its own way there."""
+    random = np.random.default_rng(9)
+    samples = np.stack([np.sin(np.arange(1200) / 40.0) + 0.02 * random.normal(size=1200)] * 2, axis=1)
+    detector = Detector(DetectorSettings())
+    before = feed(detector, samples[:700])
+    after = feed(detector, samples[830:], begin=50_000)
+    assert [row_of(score) for score in after[:2]] == [50_019, 50_020]
+    assert not any(score.alarm for score in before + after)
+
+
+def test_a_fault_after_a_gap_is_an_alarm_once_the_windows_are_full() -> None:
+    samples = noise(np.random.default_rng(10), 700)
+    detector = Detector(DetectorSettings(hop=16))
+    feed(detector, samples)
+    found = alarms(feed(detector, samples[:60] + 5.0, begin=10_000))
+    assert len(found) == 1
+    assert 10_019 <= found[0] < 10_036

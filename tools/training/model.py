@@ -1,5 +1,10 @@
 """Builds the default model, or checks that the shipped one is what the build gives: `tools/model build | check`.
 
+    tools/model float DIR    the bundle before it was quantised, to compare with
+
+The weights are trained in floating point and then quantised to eight bits, activations too, by NNCF (`tools/setup
+trainer`); the residual stays outside, in the detector.
+
 The weights are a function of this folder's source alone: fixed seeds, float64, one thread, fixed kernels (tools/model
 sets them before numpy is loaded) and no data but what `signals` makes.
 """
@@ -20,15 +25,21 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from appliance.inference import models
+from appliance.inference.backends import openvino
+from appliance.inference.quantisation import quantise
 from tools.training import ir, signals
 from tools.training.network import Layer, reconstruct, train
 
-NAME, VERSION = "window-autoencoder", "1.0.0"
+NAME, VERSION = "window-autoencoder", "2.0.0"
 WIDTH = 64  # samples
 SIZES = (WIDTH, 128, 64, 10, 64, 128, WIDTH)
 STEPS, BATCH = 24_000, 256
 TRAIN_SEED, HELD_OUT_SEED, WEIGHT_SEED = 20_261, 20_262, 20_263
 TRAIN_SIGNALS, HELD_OUT_SIGNALS, WINDOWS_PER_SIGNAL = 3000, 250, 10  # of each family
+
+# Windows of the held-out ones, and how many at once: NNCF takes the mean of what the batches reach at most, and a batch
+# of one window would teach it to cut off the large ones.
+CALIBRATION, TOGETHER = 3840, 480
 
 SHIPPED = Path(__file__).parents[2] / "appliance" / "inference" / "shipped"
 DESCRIPTION = (
@@ -44,15 +55,22 @@ Windows = NDArray[np.float32]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/model", description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=("build", "check"))
+    parser.add_argument("action", choices=("build", "check", "float"))
+    parser.add_argument("folder", nargs="?", type=Path, help="of `float`: where its bundle goes")
     parser.add_argument("--steps", type=int, default=STEPS, help="fewer, to try something out")
     options = parser.parse_args()
+    if (options.action == "float") != (options.folder is not None):
+        parser.error("`float DIR` needs a folder, the others take none")
+    if options.action == "float":
+        options.folder.mkdir(parents=True, exist_ok=True)
+        print(build(options.folder, options.steps, quantised=False))
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         made = build(Path(folder), options.steps)
         return install(made) if options.action == "build" else compare(made)
 
 
-def build(folder: Path, steps: int = STEPS) -> Path:
+def build(folder: Path, steps: int = STEPS, quantised: bool = True) -> Path:
     """Makes the bundle in `folder` and returns its own folder there."""
     began = time.monotonic()
     learn = _stack(signals.windows(TRAIN_SEED, TRAIN_SIGNALS, WINDOWS_PER_SIGNAL, WIDTH))
@@ -61,7 +79,7 @@ def build(folder: Path, steps: int = STEPS) -> Path:
     layers = _trained(learn, steps, began)
     figures = evaluate(layers, learn, held_out)
     _say(began, ", ".join(f"{name} {value}" for name, value in figures.items()))
-    return write(folder, layers, learn, figures)
+    return write(folder, layers, learn, figures, _stack(held_out) if quantised else None)
 
 
 def _trained(learn: Windows, steps: int, began: float) -> list[Layer]:
@@ -100,15 +118,31 @@ def _linear(learn: Windows, rank: int) -> Callable[[NDArray[np.float64]], NDArra
     return lambda given: (given - mean) @ directions @ directions.T + mean
 
 
-def write(folder: Path, layers: Sequence[Layer], learn: Windows, figures: Mapping[str, float]) -> Path:
-    """The bundle's files, then the folder's name, which is their hash."""
-    draft = folder / "draft"
+def write(
+    folder: Path, layers: Sequence[Layer], learn: Windows, figures: Mapping[str, float], calibration: Windows | None
+) -> Path:
+    """The bundle's files, then the folder's name, which is their hash. Without `calibration` it stays as it is."""
+    draft, wide = folder / "draft", folder / "float"
     draft.mkdir()
-    ir.write(layers, NAME, draft / "model.xml")
+    if calibration is None:
+        ir.write(layers, NAME, draft / "model.xml")
+    else:
+        wide.mkdir()
+        ir.write(layers, NAME, wide / "model.xml")
+        rows = calibration[:: len(calibration) // CALIBRATION][:CALIBRATION]
+        parts = CALIBRATION // TOGETHER
+        batches = [{"windows": rows[start::parts]} for start in range(parts)]
+        quantise(wide / "model.xml", batches, draft / "model.xml")
+        figures = {**figures, "explained_int8": round(_explained(_compiled(draft / "model.xml"), calibration), 2)}
     (draft / models.CARD).write_text(card(draft, learn, figures), "utf-8")
     made = draft.rename(folder / models.hash_of(draft))
     models.load(made)
     return made
+
+
+def _compiled(path: Path) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    model = openvino.create(openvino.Settings()).compile(path, "CPU")
+    return lambda rows: model.infer(rows.astype(np.float32)).astype(np.float64)
 
 
 def card(draft: Path, learn: Windows, figures: Mapping[str, float]) -> str:

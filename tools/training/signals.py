@@ -10,6 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.inference.detector.autoencoder import CLIP, balance
+
 Signals = NDArray[np.float64]
 Windows = NDArray[np.float32]
 Family = Callable[[np.random.Generator, int, int], Signals]
@@ -35,8 +37,15 @@ def _cut(rng: np.random.Generator, signals: Signals, per_signal: int, width: int
     count, length = signals.shape
     starts = rng.integers(0, length - width + 1, size=(count, per_signal))
     columns = starts[:, :, None] + np.arange(width)
-    cut: Windows = signals[np.arange(count)[:, None, None], columns].reshape(-1, width).astype(np.float32)
-    return cut
+    return as_sent(signals[np.arange(count)[:, None, None], columns].reshape(-1, width))
+
+
+def as_sent(cut: Signals) -> Windows:
+    """As a detector sends them: without their mean, bounded, upright."""
+    bounded = np.clip(cut - cut.mean(axis=1, keepdims=True), -CLIP, CLIP)
+    sign = np.where(bounded @ balance(cut.shape[1]) < 0.0, -1.0, 1.0)
+    sent: Windows = (bounded * sign).astype(np.float32)
+    return sent
 
 
 def _span(rng: np.random.Generator, low: float, high: float, count: int) -> Signals:

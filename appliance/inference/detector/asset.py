@@ -10,6 +10,8 @@ from typing import NamedTuple
 from appliance.events.schema import Stage
 from appliance.inference.detector.latch import Latch
 
+NEVER = 1 << 62  # ns
+
 
 class Task(StrEnum):
     """What an asset waits for."""
@@ -56,6 +58,7 @@ class Asset:
         "cursor",
         "end",
         "events",
+        "gap",
         "index",
         "latch",
         "late",
@@ -82,6 +85,7 @@ class Asset:
         self.index = index  # in Memory's arrays
         self.at = -1  # time of the last reading, ns
         self.seen: dict[str, float] = {}  # what arrived with that time
+        self.gap = NEVER  # ns between two rows after which the windows start anew
         self.whole = len(channels)  # points of a reading that is a row if it has all channels; 0: look closer
         self.pick = picker(channels)
         self.pack = row_packer(len(channels))

@@ -24,6 +24,12 @@ FLOOR = 0.01  # variances; a residual below it is the model's own error
 BATCH = 4096  # windows given to the model at once
 
 
+def balance(rows: int) -> Floats:
+    """[rows, 1] weights of a sum whose sign says which way is up: with equal ones, whole numbers often make it zero."""
+    weights: Floats = np.sqrt(np.arange(1.0, rows + 1.0))[:, None]
+    return weights
+
+
 class Reconstructor(Protocol):
     """A model of ordinary signals on a device."""
 
@@ -75,7 +81,7 @@ class Shapes:
         np.subtract(windows, column_sums(windows) / self.window, out=windows)
         np.clip(windows, -CLIP, CLIP, out=windows)
         # A model need not treat up and down alike; which of them a sensor calls positive must not matter.
-        np.multiply(windows, np.where(column_sums(windows[-TAIL:]) < 0.0, -1.0, 1.0), out=windows)
+        np.multiply(windows, np.where(column_sums(windows * balance(self.window)) < 0.0, -1.0, 1.0), out=windows)
         scores = np.ascontiguousarray(windows.T, np.float32)
         energy = [self._residuals(scores[start : start + BATCH]) for start in range(0, len(scores), BATCH)]
         if self.silent:

@@ -22,6 +22,7 @@ from appliance.inference.detector.autoencoder import Reconstructor, Shapes
 from appliance.inference.detector.intake import Intake
 from appliance.inference.detector.judging import Judge, Judged
 from appliance.inference.detector.learning import Learning
+from appliance.inference.detector.level import WINDOW
 from appliance.inference.detector.memory import Memory
 from appliance.inference.detector.settings import DetectorSettings
 
@@ -52,7 +53,9 @@ class Detector:
         self._learning = Learning(settings, memory, self._shapes, self._judge)
         self._admission = Admission(settings, memory)
         self._assets = self._admission.assets
-        self._intake = Intake(settings, memory, self._learning, self._admission, self._settle, self._reached)
+        self._intake = Intake(
+            settings, memory, self._learning, self._admission, self._settle, self._reached, self._resume
+        )
         self._due: list[Asset] = []
         self._ready: list[Judged] = []
 
@@ -89,6 +92,8 @@ class Detector:
         return True
 
     def _append(self, known: Asset, at: int, row: Row) -> None:
+        if at - known.at > known.gap:
+            self._resume(known)
         known.pack(self._arena.raw, known.cursor, *row, at)
         known.at = at
         cursor = known.cursor + known.stride
@@ -182,6 +187,15 @@ class Detector:
         full = asset.next_due + asset.ring - self._judge.depth
         due = full if asset.queued else asset.next_due
         asset.alert = min(due, asset.events[0].row) if asset.events else due
+
+    def _resume(self, asset: Asset) -> None:
+        """After a gap in time: no window holds rows from before and after it."""
+        self._settle(asset)
+        self._memory.begin[asset.index] = asset.rows
+        self._memory.held[:, asset.index] = 0.0
+        if asset.stage is not Stage.COLLECTING:
+            asset.next_due = self._next_due(asset.rows + WINDOW - 1)
+        self._watch(asset)
 
     def _stands(self, asset: Asset) -> None:
         """An alarm has stood for long."""

@@ -25,7 +25,8 @@ Settle = Callable[[Asset], None]
 
 
 class Intake:
-    """`settle` judges what an asset is due, before something about it changes; `reached` is told of each alert."""
+    """`settle` judges what an asset is due, before something about it changes; `reached` is told of each alert,
+    `resume` of each gap in time."""
 
     def __init__(
         self,
@@ -35,10 +36,11 @@ class Intake:
         admission: Admission,
         settle: Settle,
         reached: Settle,
+        resume: Settle,
     ) -> None:
         self._collect_rows = settings.collect_rows
         self._memory, self._learning, self._admission = memory, learning, admission
-        self._settle, self._reached = settle, reached
+        self._settle, self._reached, self._resume = settle, reached, resume
 
     def check_time(self, asset: Asset, reading: Reading) -> None:
         """Of a reading that is not newer than the last. EventError: duplicate, time-backwards."""
@@ -66,6 +68,8 @@ class Intake:
             self._welcome(asset, name)
         if not asset.open_row.keys().isdisjoint(values):
             self._close(asset)
+        if reading.at - asset.at > asset.gap:
+            self._resume(asset)
         asset.seen = {**asset.seen, **values} if reading.at == asset.at else values
         asset.at, asset.backwards = reading.at, 0
         asset.open_row.update(values)

@@ -62,6 +62,7 @@ class Judge:
         self._memory, self._shapes, self._hop, self._learn_rows = memory, shapes, settings.hop, settings.learn_rows
         self.look = -(-looks.STRIDE // self._hop) * self._hop  # rows between two looks: judgements, all of them
         self._stale = stale
+        self._windows = {Branch.SPREAD: spread.WINDOW, Branch.AUTOENCODER: shapes.window}
         periods = settings.accept_periods
         self._patience = max(periods - STALE, 0) * settings.learn_rows if periods else sys.maxsize
 
@@ -185,7 +186,9 @@ class Judge:
         scores[Branch.LEVEL], causes[Branch.LEVEL] = self._level(points)
         if looked.size:
             for branch, look in ((Branch.SPREAD, self._spread), (Branch.AUTOENCODER, self._shape)):
-                chosen = looked[memory.unit[branch, points.asset[looked]] > 0.0]
+                asset = points.asset[looked]
+                whole = points.rows[looked] - memory.begin[asset] >= self._windows[branch]
+                chosen = looked[whole & (memory.unit[branch, asset] > 0.0)]
                 if chosen.size:
                     scores[branch, chosen], causes[branch, chosen] = look(points.only(chosen))
             index = points.asset[looked]

@@ -10,7 +10,7 @@ import numpy as np
 
 from appliance.events.schema import Stage
 from appliance.inference.detector import level, looks, spread
-from appliance.inference.detector.arena import Floats
+from appliance.inference.detector.arena import Floats, Integers
 from appliance.inference.detector.asset import Asset, Event, Task
 from appliance.inference.detector.autoencoder import Shapes
 from appliance.inference.detector.judging import Judge
@@ -20,6 +20,9 @@ from appliance.inference.detector.upkeep import WIDER, WIDEST
 
 SLACK = 40  # rows that may wait for their judgement, at least
 STALE_ROWS = 8  # for which a channel may be held before nothing is concluded from its quiet
+GAP_ROWS = 8  # rows whose time is a gap, at the mean pace of the learning period
+GAP_LARGEST = 4  # times the longest pause in it
+GAP_NS = 1_000_000_000  # and no less
 PATIENCE = 50  # rows that a task waits for the end of an alarm
 FOLLOW = 1.5  # learning periods in which a centre makes up for most of a change
 
@@ -105,6 +108,7 @@ class Learning:
         self._memory.learn(asset, Branch.LEVEL, lesson.level)
         self._write(asset, founders, lesson, lesson.level)
         self._memory.learn(asset, Branch.SPREAD, self._learn_spread(asset, founders, samples, lesson).level)
+        asset.gap = _gap(self._memory.times(asset, asset.rows))
         if asset.shape_model != self._shapes.identity or asset.rows == self._settings.learn_rows:
             self._measure(asset, founders, samples, lesson)
         self._memory.calm(asset)
@@ -192,6 +196,12 @@ class Learning:
         centre, scale = header[Row.CENTRE, columns], header[Row.SCALE, columns]
         nothing = np.zeros(len(columns))
         self._measure(asset, columns, samples, level.Lesson(centre, nothing, nothing, 0.0, scale))
+
+
+def _gap(times: Integers) -> int:
+    """What is a gap after rows of these times, in ns. Rows that were given the time of their arrival come in bursts."""
+    between = np.diff(times)
+    return max(GAP_ROWS * max(int(times[-1] - times[0]), 0) // len(between), GAP_LARGEST * int(between.max()), GAP_NS)
 
 
 def _power_of_two(rows: int) -> int:

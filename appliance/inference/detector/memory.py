@@ -72,6 +72,7 @@ class Memory:
         self.peak: Floats = np.zeros(max_assets)  # of the level branch since the last look
         self.uneasy: NDArray[np.bool_] = np.zeros(max_assets, bool)  # an alarm stands or is about to
         self.relieved: Integers = np.full(max_assets, NO_BRANCH)  # Latch.relieved
+        self.begin: Integers = np.zeros(max_assets, np.int64)  # row after which the windows start
         self.returns: Integers = np.zeros(max_assets, np.int64)  # alarms that ended by themselves
         self.follow: Floats = np.zeros(max_assets)  # share of a deviation that becomes the centre, each look
         self._indices = list(range(max_assets - 1, -1, -1))
@@ -82,7 +83,7 @@ class Memory:
         self.unit[:, index] = self.learned[:, index] = self.held[:, index] = 0.0
         self.held_cause[:, index] = 0
         self.peak[index] = self.follow[index] = 0.0
-        self.returns[index] = 0
+        self.returns[index] = self.begin[index] = 0
         self.uneasy[index], self.relieved[index] = False, NO_BRANCH
         self.unit[Branch.LEVEL, index] = self.learned[Branch.LEVEL, index] = 1.0
         return index

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from appliance.errors import InferenceError
 from appliance.events.schema import Stage
-from appliance.inference.detector.asset import Asset, Event, Task
+from appliance.inference.detector.asset import NEVER, Asset, Event, Task
 from appliance.inference.detector.judging import Judged
 from appliance.inference.detector.latch import Latch
 from appliance.inference.detector.memory import BRANCHES, HEADER, Branch, Memory
@@ -23,6 +23,7 @@ MAX_BYTES = 1 << 30
 MAX_EVENTS = 4 * MAX_WIDTH
 
 _Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
+_Pause = Annotated[int, Meta(ge=0, le=NEVER)]
 _Scores = Annotated[list[float], Meta(min_length=BRANCHES, max_length=BRANCHES)]  # by branch
 _Names = Annotated[list[str], Meta(max_length=MAX_WIDTH)]
 
@@ -52,6 +53,8 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     held_cause: Annotated[list[_Count], Meta(min_length=BRANCHES, max_length=BRANCHES)]
     peak: float
     returns: _Count
+    begin: _Count
+    gap: _Pause
     follow: Annotated[float, Meta(ge=0.0, le=1.0)]
     header: bytes  # [HEADER, channels]
     samples: bytes  # [kept, channels]
@@ -107,7 +110,7 @@ def refill(memory: Memory, asset: Asset, record: Record) -> None:
     memory.unit[:, index], memory.learned[:, index] = record.unit, record.learned
     memory.held[:, index], memory.held_cause[:, index] = record.held, record.held_cause
     memory.peak[index], memory.follow[index] = record.peak, record.follow
-    memory.returns[index] = record.returns
+    memory.returns[index], memory.begin[index], asset.gap = record.returns, record.begin, record.gap
     memory.uneasy[index], memory.relieved[index] = record.latch.uneasy, record.latch.relieved
     memory.header(asset)[:] = np.frombuffer(record.header, "<f8").reshape(HEADER, asset.width)
     samples = np.frombuffer(record.samples, "<f8").reshape(-1, asset.width)
@@ -147,6 +150,8 @@ def _record(memory: Memory, asset: Asset, kept: int) -> Record:
         held=memory.held[:, asset.index].tolist(),
         held_cause=memory.held_cause[:, asset.index].tolist(),
         peak=float(memory.peak[asset.index]),
+        begin=int(memory.begin[asset.index]),
+        gap=asset.gap,
         returns=int(memory.returns[asset.index]),
         follow=float(memory.follow[asset.index]),
         header=memory.header(asset).astype("<f8").tobytes(),
