@@ -71,6 +71,19 @@ normalise = false
     return carded(folder, text, [], [Spec("mean", "float32", (-1, 3))])
 
 
+def windows(folder: Path, width: int = 16) -> Path:
+    """Reconstructs windows [n, width] from what is above and what is below zero in them."""
+    node = parameter("windows", [-1, width])
+    first = np.concatenate([np.eye(width), -np.eye(width)], axis=1).astype(np.float32)
+    second = np.ascontiguousarray(first.T)
+    hidden = ops.relu(ops.matmul(node, ops.constant(first, name="first"), False, False))
+    back = ops.matmul(hidden, ops.constant(second, name="second"), False, False).output(0)
+    model(folder, [back], [node], ["reconstruction"])
+    text = f'name = "windows"\nversion = "1.0.9"\ntask = "reconstruction"\nwindow = {width}\n'
+    spec = (-1, width)
+    return carded(folder, text, [Spec("windows", "float32", spec)], [Spec("reconstruction", "float32", spec)])
+
+
 def carded(folder: Path, text: str, inputs: list[Spec], outputs: list[Spec]) -> Path:
     draft = folder.with_name(f"{folder.name}.toml")
     draft.write_text(text)

@@ -97,7 +97,9 @@ def _quantised(
 
     before = backend.compile(source.model, "CPU")
     calibration, holdout = _samples(args, config, source, before)
-    quantisation.quantise(source.model, _rows_of(calibration), small, args.preset)
+    free = all(spec.shape[0] == -1 for spec in before.inputs)
+    rows = quantisation.CALIBRATED if free else max(before.inputs[0].shape[0], 1)
+    quantisation.quantise(source.model, calibration, small, args.preset, rows)
     after = backend.compile(small, "CPU")
     likeness = quantisation.likeness(before, after, holdout, _scores(source, before, holdout))
     costs = [quantisation.cost(path, model, MEASURE_S) for path, model in ((source.model, before), (small, after))]
@@ -135,12 +137,6 @@ def _samples(args: argparse.Namespace, config: "Config", source: _Source, model:
         raise ModelError(f"{args.data}: has one sample", "Give more, or others with --holdout.")
     learn, judge = samples.split(everything, 0.2)
     return samples.spread(learn, args.rows), judge
-
-
-def _rows_of(calibration: "Samples") -> "list[dict[str, NDArray[np.generic]]]":
-    from appliance.inference import samples
-
-    return list(samples.batches(calibration, 1))
 
 
 def _recorded(config: "Config") -> "Iterator[NDArray[np.float64]]":

@@ -338,7 +338,7 @@ def agree(folder: Path, what: str, ports: Sequence[Port], specs: Sequence[Spec])
     told = {port.name: Spec(port.name, port.dtype, tuple(port.shape)) for port in ports}
     real = {spec.name: spec for spec in specs}
     shown = ", ".join(f"{spec.name} {tensors.text(spec)}" for spec in specs)
-    for name in told.keys() ^ real.keys():
+    for name in (*(name for name in told if name not in real), *(name for name in real if name not in told)):
         problem = "the model has none of that name" if name in told else "the card does not tell of it"
         raise ModelError(f"{folder / models.CARD}: {what} '{name}': {problem}", f"The model has: {shown}.")
     for name, spec in real.items():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ import pytest
 from appliance.__main__ import main
 from appliance.inference import models
 from appliance.inference.library import Library
+from appliance.store.frame import Part
+from appliance.store.history import Commit, History
 from tests import bundles
 from tools.training import digits
+from tools.training.tflite import Draft
 
 EPOCHS = 3
+SECOND = 1_000_000_000  # ns
+DAY = 86_400 * SECOND
+
+
+SHIPPED = models.load(models.shipped()).card
 
 
 class Box:
@@ -60,7 +69,7 @@ def test_a_bundles_life(box: Box) -> None:
     assert code == 0
     assert [line.split()[:4] for line in out.splitlines()[1:]] == [
         ["toy", "2.0.0", "classifier", "CPU"],
-        ["window-autoencoder", models.load(models.shipped()).card.version, "reconstruction", "CPU"],
+        [SHIPPED.name, SHIPPED.version, "reconstruction", "CPU"],
     ]
 
 
@@ -79,7 +88,20 @@ def test_a_models_file_with_a_card(box: Box) -> None:
     assert 'labels = ["a", "b", "c"]' in out
 
 
-def test_onnx_like_and_other_files_need_a_card(box: Box) -> None:
+@pytest.mark.parametrize("backend", ["", "litert"])
+def test_a_tflite_file_of_either_backend(box: Box, backend: str) -> None:
+    draft = Draft("x", (-1, 4))
+    draft.dense(bundles.WEIGHTS, np.zeros(3, np.float32), rectified=False)
+    draft.write("scores", box.folder / "net.tflite")
+    card = box.folder / "mine.toml"
+    card.write_text(f'backend = "{backend}"\n' + bundles.CLASSIFIER.format(name="mine", version="1.0.0"))
+    box.json("add", box.folder / "net.tflite", "--card", card)
+    shown = box.json("show", "mine")["card"]
+    assert (shown["backend"], shown["inputs"][0]["shape"]) == (backend, [-1, 4])
+    assert "rows_per_s" in box.json("bench", "mine", "--seconds", "0.02", "--device", "CPU")["devices"][0]
+
+
+def test_a_file_needs_a_card(box: Box) -> None:
     code, _, err = box.run("add", bundles.classifier(box.folder / "one") / "model.xml")
     assert code == 1
     assert 'task = "classifier"' in err  # what to write
@@ -214,11 +236,31 @@ def test_windows_of_a_table_calibrate_a_model_of_windows(box: Box) -> None:
     lines = ["time,flow,still", *(",".join(f"{value:.4f}" for value in row) for row in table)]
     (box.folder / "rows.csv").write_text("\n".join([*lines, "2000,gap,3"]))
     told = box.json(
-        *("quantize", "window-autoencoder", box.folder / "small", "--data", box.folder / "rows.csv"),
-        *("--at-least", "0.9"),
+        "quantize", bundles.windows(box.folder / "one"), box.folder / "small", "--data", box.folder / "rows.csv"
     )
-    assert told["energy"] > 0.95
-    assert models.load(box.folder / "small", named=False).card.task == "reconstruction"
+    assert told["energy"] > 0.99
+    card = models.load(box.folder / "small", named=False).card
+    assert (card.task, card.version, card.window) == ("reconstruction", "1.0.10", 16)
+    assert card.evaluation["energy"] == told["energy"]
+
+
+def test_recorded_history_calibrates_a_model_of_windows(box: Box) -> None:
+    history = History(box.folder / "state" / "history.sqlite", 64 << 20, 365 * DAY)
+    history.path.parent.mkdir()
+    history.open()
+    times = array("q", range(DAY * 20_000, DAY * 20_000 + 3000 * SECOND, SECOND))
+    values = array("d", [value for at in range(3000) for value in (np.sin(at / 7), 3.0)])
+    history.append(
+        Commit([("line1/pump", Part(("flow", "still"), times.tobytes(), values.tobytes()))], []), DAY * 20_001
+    )
+    history.close()
+    folder = bundles.windows(box.folder / "one")
+    told = box.json("quantize", folder, box.folder / "small", "--data", "history", "--rows", "40")
+    assert told["calibrated_with"] <= 40
+    assert told["energy"] > 0.99
+    code, _, err = box.run("quantize", bundles.classifier(box.folder / "two"), box.folder / "s", "--data", "history")
+    assert code == 1
+    assert "the model takes no windows of one" in err
 
 
 @pytest.mark.parametrize(
