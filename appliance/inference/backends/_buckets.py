@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from appliance.errors import DeviceError
+from appliance.errors import DeviceError, ModelError
 from appliance.inference import tensors
 from appliance.inference.port import Array, Spec
 
@@ -155,7 +155,7 @@ class Bucketed:
             return found
         with self._making:
             if size not in self._buckets:
-                self._buckets[size] = _queue(self._make(((size, *self.inputs[0].shape[1:]),)))
+                self._buckets[size] = _queue(self._made(((size, *self.inputs[0].shape[1:]),)))
             return self._buckets[size]
 
     def _for(self, shapes: Shapes) -> "SimpleQueue[Runner]":
@@ -168,8 +168,14 @@ class Bucketed:
         with self._making:
             while len(self._shaped) >= MAX_SHAPES:
                 del self._shaped[next(iter(self._shaped))]
-            self._shaped[shapes] = found = _queue(self._make(shapes))
+            self._shaped[shapes] = found = _queue(self._made(shapes))
             return found
+
+    def _made(self, shapes: Shapes) -> Sequence[Runner]:
+        try:
+            return self._make(shapes)
+        except (MemoryError, ValueError) as error:  # numpy's, of lengths that no machine has
+            raise ModelError(f"tensors of shape {shapes} cannot be: {error}", "Choose a smaller model.") from None
 
     def _fitting(self, shapes: Shapes) -> None:
         if shapes in self._checked:

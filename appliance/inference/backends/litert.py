@@ -141,6 +141,8 @@ def _spec(path: Path, detail: Any) -> Spec:
         raise ModelError(f"{path}: '{detail['name']}' is of type {dtype}", f"Export it as {', '.join(DTYPES)}.")
     signature = detail.get("shape_signature")
     shape = signature if signature is not None and len(signature) else detail["shape"]
+    if min(shape, default=0) < -1:
+        raise ModelError(f"{path}: '{detail['name']}' has a length below 0", _files.AGAIN)
     return Spec(detail["name"], dtype, tuple(int(length) for length in shape))
 
 
