@@ -98,16 +98,17 @@ class Status:
         books, session = self._ledger, self._bus.ledger
         arrived = {reason: count for reason, count in session.dropped.items() if reason in ARRIVED}
         unsent = {reason: count for reason, count in session.dropped.items() if reason not in ARRIVED}
-        dropped = Counter(books.dropped) + Counter(arrived)
+        # In this order: a service may count in a thread, and what is dealt with was received before.
+        dropped, processed, received = dict(books.dropped), books.processed, books.received
         examples = {reason: case for reason, case in session.examples.items() if reason in ARRIVED} | books.examples
         named = {"unsent": unsent, "examples": examples}
         return State(
             at=self._clock(),
             online=online,
             version=self._version,
-            received=books.received + sum(arrived.values()),
-            processed=books.processed,
-            queued=books.queued,
-            dropped=dict(dropped),
+            received=received + sum(arrived.values()),
+            processed=processed,
+            queued=received - processed - sum(dropped.values()),
+            dropped=dict(Counter(dropped) + Counter(arrived)),
             detail=detail | {name: value for name, value in named.items() if value},
         )
