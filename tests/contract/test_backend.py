@@ -108,7 +108,9 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "openvino-streams": lambda room: real(
         openvino.create(openvino.Settings(largest_batch=32)), as_ir(room), Plan(streams=3)
     ),
-    "openvino-most": lambda room: real(openvino.create(openvino.Settings()), as_ir(room), Plan(streams=0, eager=True)),
+    "openvino-most": lambda room: real(
+        openvino.create(openvino.Settings(largest_batch=1024)), as_ir(room), Plan(streams=0, eager=True)
+    ),
     "openvino-tflite": lambda room: real(openvino.create(openvino.Settings()), as_tflite(room)),
     "litert": lambda room: real(litert.create(litert.Settings()), as_tflite(room)),
     "litert-streams": lambda room: real(

@@ -24,7 +24,7 @@ from appliance.inference.backends._buckets import Bucketed, Shapes, powers
 from appliance.inference.blobs import Blobs
 from appliance.inference.port import DTYPES, PLAN, Array, Plan, Spec
 
-LARGE = 64 * 1024  # bytes; from here on to set a tensor costs less than to copy into one that is set
+LARGE = 128 * 1024  # bytes; from here on to set a tensor costs less than to copy into one that is set
 SMALL_WEIGHTS = 4 * 1024 * 1024  # bytes; below, a second thread costs more CPU than it saves time
 TYPES = {  # OpenVINO's name -> numpy's
     "f16": "float16",
