@@ -18,7 +18,7 @@ from appliance.inference.port import Tensor
 
 CLIP = 8.0  # z-scores beyond it tell a reconstruction nothing
 TAIL = 32  # the newest rows of a window whose residual counts: each row is in one
-MARGIN = 4.0  # a look of so many units weighs as much as a level score at its threshold
+MARGIN = 5.0  # a look of so many units weighs as much as a level score at its threshold
 FEWEST = 150  # rows beyond the first window to learn from
 FLOOR = 0.01  # variances; a residual below it is the model's own error
 BATCH = 4096  # windows given to the model at once
