@@ -112,7 +112,7 @@ def _detect(config: Config, document: Document) -> Service:
     from appliance.services.detect import Detect
 
     settings = config.detect
-    bundle = models.load(Path(settings.model) if settings.model else models.shipped())
+    bundle = models.load(detector_folder(config))
     backend = inference_backend(config, bundle.card.backend)
     computer = engine.reconstructor(bundle, backend, inference_terms(config), devices_for(backend))
     limits = DetectorSettings(
@@ -139,6 +139,16 @@ def _infer(config: Config, _: Document) -> Service:
 
     repertoire = Repertoire(library(config), opened, config.infer.models, config.infer.max_loaded)
     return Infer(_session_of(config, "infer"), repertoire, config.infer, time.time_ns)
+
+
+def detector_folder(config: Config) -> Path:
+    """The bundle that `detect.model` names. ModelError where the library has none of that name."""
+    from appliance.inference import models
+
+    model = config.detect.model
+    if not model:
+        return models.shipped()
+    return Path(model) if "/" in model else library(config).find(model).folder
 
 
 def library(config: Config) -> "Library":

@@ -262,7 +262,9 @@ def run_remove(args: argparse.Namespace) -> int:
 
 def _refuse_used(entry: "Entry", config: "Config", library: "Library") -> None:
     """ModelError for what the configuration or a running service uses."""
-    if config.detect.model and Path(config.detect.model).resolve() == entry.folder.resolve():
+    from appliance import assembly
+
+    if config.detect.model and assembly.detector_folder(config).resolve() == entry.folder.resolve():
         raise ModelError(f"{entry.title} is in use: `detect.model` names it", "Name another one there first.")
     for reference in config.infer.models:
         if reference == entry.title or (reference == entry.card.name and entry.current):

@@ -110,7 +110,12 @@ class Detect(Struct, frozen=True, forbid_unknown_fields=True):
     backend: Annotated[str, Meta(description="The inference backend: a file of `appliance/inference/backends`.")] = (
         "openvino"
     )
-    model: Annotated[str, Meta(description="Folder of a model bundle; empty: the one that is shipped.")] = ""
+    model: Annotated[
+        str,
+        Meta(
+            description="Path of a model bundle, or a name of `millwright models list`; empty: the one that is shipped."
+        ),
+    ] = ""
     hop: Annotated[int, Meta(ge=1, le=1024, description="Judge an asset once every so many readings.")] = 1
     accept_periods: Annotated[
         int,

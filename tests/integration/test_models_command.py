@@ -10,7 +10,9 @@ import numpy as np
 import openvino as ov
 import pytest
 
+from appliance import assembly
 from appliance.__main__ import main
+from appliance.config.load import load
 from appliance.inference import models
 from appliance.inference.library import Library
 from appliance.store.frame import Part
@@ -148,6 +150,17 @@ def test_what_the_configuration_names_is_not_removed(box: Box) -> None:
     code, _, err = box.run("remove", "toy")
     assert code == 1
     assert "`infer.models` names it" in err
+
+
+def test_what_the_detector_uses_is_not_removed(box: Box) -> None:
+    box.json("add", bundles.windows(box.folder / "one"))
+    with (box.folder / "box.toml").open("a") as file:
+        file.write('[detect]\nmodel = "windows"\n')
+    code, _, err = box.run("remove", "windows")
+    assert code == 1
+    assert "`detect.model` names it" in err
+    config, _ = load(box.folder / "box.toml")
+    assert assembly.detector_folder(config) == box.library.current("windows")
 
 
 def test_an_unknown_model_is_told_with_the_nearest(box: Box) -> None:
