@@ -116,7 +116,7 @@ def test_every_hop_is_judged_once(hop: int) -> None:
 def test_a_shape_that_changes_at_the_same_level_is_first_seen_by_the_autoencoder() -> None:
     samples = machine(800)
     row = np.arange(800)
-    samples[:, 2] = np.sin(2.0 * np.pi * row / np.where(row < 600, 50, 12)) + 0.05 * samples[:, 0]
+    samples[:, 2] = np.sin(2.0 * np.pi * row / np.where(row < 600, 40, 14)) + 0.05 * samples[:, 0]
     scores = feed(Detector(DetectorSettings(), Cosines()), samples)
     over = [score for score in scores if score.stage is Stage.ALARMING and score.score > THRESHOLD]
     assert 600 <= row_of(over[0]) < 650

@@ -204,7 +204,7 @@ class Judge:
         count = STATISTICS * spread.OCTAVES
         block = self._block(points, spread.WINDOW, *LOOKED, *range(Row.SPREAD, Row.SPREAD + count))
         statistics, samples = block[len(LOOKED) : len(LOOKED) + count], block[len(LOOKED) + count :]
-        features = spread.octaves(samples, *block[:2])
+        features = spread.octaves(samples, block[1])
         return self._look(points, Branch.SPREAD, features, statistics, block[2] * block[3])
 
     def _shape(self, points: Points) -> Weighed:
@@ -226,11 +226,12 @@ class Judge:
 
     def _write(self, points: Points, row: int, values: Floats) -> None:
         """`values` [rows, slots] into the header from `row` on."""
-        stride, first = points.width + 1, points.base - points.first
-        for place, line in enumerate(values, row):
-            word = np.repeat(first + place * stride, points.width)
-            word += np.arange(len(word))
+        stride = np.repeat(points.width + 1, points.width)
+        word = np.repeat(points.base - points.first, points.width) + row * stride
+        word += np.arange(len(word))
+        for line in values:
             self._memory.arena.words[word] = line
+            word += stride
 
     def _block(self, points: Points, length: int, *header: int) -> Floats:
         """[headers + length, slots]: rows of the header, then the newest samples, the oldest first."""

@@ -162,7 +162,7 @@ class Learning:
         self._memory.calm(asset)
 
     def _learn_spread(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> looks.Lesson:
-        found = spread.learn(samples, asset.rows, lesson.centre, lesson.scale)
+        found = spread.learn(samples, asset.rows, lesson.scale)
         statistics = np.concatenate([found.centre, found.fast, found.slow, found.fading])
         self._memory.header(asset)[Row.SPREAD : Row.SPREAD + len(statistics), columns] = statistics
         return found
