@@ -110,6 +110,7 @@ class Detect:
                     group.create_task(self._clear_ghosts(), name="detect ghosts")
                     group.create_task(self._watch_served(), name="detect served models")
                     group.create_task(self._judge_together(), name="detect judgements")
+                    group.create_task(self._take_blocks(), name="detect blocks")
                     group.create_task(self._take_readings(pulse), name="detect readings")
             finally:
                 await self._save()
@@ -127,6 +128,23 @@ class Detect:
                         await self._judge()
                     pulse.beat()
                     await asyncio.sleep(0)
+
+    async def _take_blocks(self) -> None:
+        async with self._bus.subscribe(topics.everything(Kind.BLOCK)) as batches:
+            async for batch in batches:
+                self._ledger.received += len(batch)
+                for message in batch:
+                    await self._detect(partial(self._take_block, message, self._clock()))
+                    await asyncio.sleep(0)
+                self._taken.set()
+
+    def _take_block(self, message: Message, now: int) -> None:
+        try:
+            asset = self._assets.get(message.topic) or self._parse(message.topic)
+            self._detector.push_block(asset, codec.decode_block(message.payload, now))
+            self._ledger.processed += 1
+        except EventError as error:
+            self._ledger.refuse(error)
 
     async def _judge_together(self) -> None:
         """At once where it is quiet; where it is busy so much later that what came meanwhile shares the work."""

@@ -14,8 +14,8 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from appliance.events.rows import Row
-from appliance.events.schema import Reading, Stage
-from appliance.inference.detector import snapshots
+from appliance.events.schema import Block, Reading, Stage
+from appliance.inference.detector import snapshots, waveform
 from appliance.inference.detector.admission import Admission
 from appliance.inference.detector.asset import Asset, Task
 from appliance.inference.detector.autoencoder import Reconstructor, Shapes
@@ -76,6 +76,10 @@ class Detector:
             return
         known.seen = values
         self._append(known, at, row)
+
+    def push_block(self, asset: str, block: Block) -> None:
+        """Take a waveform: its energies are channels of the asset. EventError as of `push`, and short-block."""
+        self.push(asset, waveform.features(block))
 
     def points(self, asset: str) -> list[str] | None:
         """What `push_row` takes of the asset, in this order; another list once that changes. None: it takes nothing."""
