@@ -27,7 +27,7 @@ def test_faults_are_found_and_few_alarms_are_false(
 ) -> None:
     report = evaluate(capsys, "skab", pump, tmp_path)
     assert report["detector"]["f1"] >= 0.82
-    assert report["detector"]["false_alarm_percent"] <= 22.0
+    assert report["detector"]["false_alarm_percent"] <= 20.0
     assert report["always alarm"]["f1"] < 0.75
     counts = [_read_back(tmp_path / recording.name, recording) for recording in recordings.skab(pump)]
     assert figures.plain(figures.total(counts)) == report["detector"]
@@ -41,11 +41,11 @@ def _read_back(path: Path, recording: recordings.Recording) -> figures.Counts:
     return figures.count((line["alarm"] == "1" for line in lines[LEARNED:]), recording.labels[LEARNED:])
 
 
-def test_the_model_takes_nothing_from_the_level_alone(
+def test_the_model_takes_nothing_from_the_other_branches(
     pump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = evaluate(capsys, "skab", pump, tmp_path)["detector"]
-    alone = evaluate(capsys, "skab", pump, tmp_path, "--level-only")["detector"]
+    alone = evaluate(capsys, "skab", pump, tmp_path, "--without-model")["detector"]
     assert both["f1"] >= alone["f1"] - 0.005
     assert both["false_alarm_percent"] <= alone["false_alarm_percent"] + 1.0
 
