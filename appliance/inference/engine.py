@@ -136,6 +136,7 @@ class Engine:
 
     def _computed(self, call: Callable[[Model], _T], any_inputs: bool) -> tuple[_T, str]:
         """`any_inputs`: the inputs may be what the model cannot compute."""
+        revived = False
         while True:
             place, model = self._current()
             started = time.perf_counter()
@@ -147,9 +148,19 @@ class Engine:
                         f"{self.name} cannot compute these inputs: {error.message}", "Feed it what its card says."
                     ) from None
                 self._step_down(place, model, error)
+                if self._place is None and not revived:
+                    revived = True
+                    self._revive()
                 continue
             self._took(time.perf_counter() - started, place)
             return answer, model.device
+
+    def _revive(self) -> None:
+        """The last resort has failed, in a process of its own: another process may do the work."""
+        cpu = self._cpu()
+        if cpu.isolated and not self._closed:
+            log.warning("%s %s: there is no other device; the CPU is started again", self.name, self.version)
+            self._ready(cpu, measured=False)
 
     def _current(self) -> tuple[Place, Model]:
         place = self._place

@@ -19,7 +19,7 @@ from appliance.bus.memory import MemoryBroker, MemoryBus
 from appliance.errors import DeviceError, ModelError
 from appliance.events import codec, topics
 from appliance.events.schema import Alarm, AlarmState, Kind, Reading, Score
-from appliance.inference import engine, models
+from appliance.inference import engine, models, probe
 from appliance.inference.backends import openvino, replay
 from appliance.inference.detector.detector import Detector
 from appliance.inference.detector.settings import DetectorSettings
@@ -244,6 +244,27 @@ def test_a_device_that_hung_is_tried_again_and_takes_over_again(tmp_path: Path) 
     sick.unlink()
     until(lambda: judge(rows(1)).shape == (1, 64) and judge.device == "NPU")
     assert judge.alarm == ""
+    judge.close()
+    assert children() == []
+
+
+def test_a_cpu_that_dies_in_its_own_process_is_started_again_for_the_same_batch() -> None:
+    judge = engine.start(BUNDLE, fake(faulty=()), Terms(devices=("CPU",), isolate="all"))
+    for turn in range(3):
+        np.testing.assert_array_equal(judge(rows(5, turn)), rows(5, turn))
+        (child,) = children()
+        child.kill()
+    np.testing.assert_array_equal(judge(rows(5)), rows(5))
+    assert judge.fallback == ""
+    judge.close()
+
+
+def test_a_batch_that_kills_every_process_is_given_up() -> None:
+    settings = {"faulty": ("CPU",), "fault": "crash", "after": len(probe.windows(64))}
+    judge = engine.start(BUNDLE, fake(**settings), Terms(devices=("CPU",), isolate="all"))
+    with pytest.raises(DeviceError, match="no device runs the model") as caught:
+        judge(rows(1))
+    assert "SIGSEGV" in caught.value.message
     judge.close()
     assert children() == []
 
