@@ -61,15 +61,11 @@ class Judge:
     ) -> None:
         self._memory, self._shapes, self._hop, self._learn_rows = memory, shapes, settings.hop, settings.learn_rows
         self.look = -(-looks.STRIDE // self._hop) * self._hop  # rows between two looks: judgements, all of them
+        self.depth = max(level.WINDOW, spread.WINDOW, shapes.window)  # rows that a judgement looks back
         self._stale = stale
         self._windows = {Branch.SPREAD: spread.WINDOW, Branch.AUTOENCODER: shapes.window}
         periods = settings.accept_periods
         self._patience = max(periods - STALE, 0) * settings.learn_rows if periods else sys.maxsize
-
-    @property
-    def depth(self) -> int:
-        """Rows that a judgement looks back."""
-        return max(level.WINDOW, spread.WINDOW, self._shapes.window)
 
     def judge(self, assets: list[Asset], out: list[Judged]) -> None:
         """Append the judgements that are due, each asset's in the order of its rows."""
