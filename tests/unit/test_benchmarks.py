@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.benchmarks import load, wire
+from tools.benchmarks import load, pipeline, wire
 from tools.benchmarks.figures import Goal, highest, percentile
 from tools.benchmarks.process import Stat, below, parse_rss, parse_stat
 
@@ -86,6 +86,7 @@ def test_the_load_is_what_the_benchmark_says_it_is() -> None:
     rows = [json.loads(payload) for payload in load.payloads(7)]
     assert len(rows) == load.PERIOD
     assert {tuple(row) for row in rows} == {tuple(f"c{channel:02d}" for channel in range(load.CHANNELS))}
+    assert pipeline.MODEL_EVERY % load.HOP == 0
     assert 190 < sum(map(len, load.payloads(7))) / load.PERIOD < 215
 
 

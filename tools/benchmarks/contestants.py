@@ -43,6 +43,7 @@ class Contestant:
 
     def measured(self, action: Callable[[], load.Run]) -> tuple[float, load.Run]:
         """CPU microseconds of its processes for each message it really dealt with. RuntimeError when it has ended."""
+        self.sender.lead_in()
         before = process.cpu_us(self.child.pid)
         run = action()
         spent = process.cpu_us(self.child.pid) - before

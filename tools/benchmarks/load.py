@@ -20,6 +20,7 @@ PERIOD = 512  # rows after which an asset's signals repeat
 TICK_S = 0.001
 CHUNK = 512  # messages a write, flat out
 QUIET_S = 0.1
+LEAD_ROWS, LEAD_RATE = 48, 10_000
 PATIENCE_S = 5.0  # without any score, while some are expected
 SCORES = "mw/v1/score/#"
 READINGS = "mw/v1/reading/bench/a00"
@@ -115,8 +116,16 @@ class Load:
         self._send_paced(self._next + rows * ASSETS, rate)
         self._wait_for_quiet(1.0)
 
+    def lead_in(self) -> None:
+        """Rows that do not count, before each run: after a pause a contestant may begin its windows anew."""
+        self._send_paced(self._next + LEAD_ROWS * ASSETS, LEAD_RATE)
+        self._wait_for_quiet(QUIET_S)
+        step = HOP * ASSETS
+        self._due = [due + -(-max(self._next - due, 0) // step) * step for due in self._due]
+
     def align(self) -> None:
         """Finds the messages that are answered, row by row in silence. RuntimeError where an asset is not."""
+        self.lead_in()
         self._next += -self._next % ASSETS
         found: dict[int, int] = {}
         for _ in range(HOP):
