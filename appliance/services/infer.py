@@ -22,7 +22,7 @@ import msgspec
 from appliance import __version__
 from appliance.bus.port import Bus
 from appliance.config.schema import Infer as Settings
-from appliance.errors import MillwrightError, RequestError
+from appliance.errors import MillwrightError, ModelError, RequestError
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Command
 from appliance.inference.serving import Repertoire, Served
@@ -124,13 +124,19 @@ class Infer:
     def _answered(self, asked: _Run) -> dict[str, Any]:
         """In a thread: read, compute, write."""
         with self._repertoire.using(asked.model, asked.version) as served:
-            inputs = self._places.read(asked.inputs, served.inputs)
-            decode = served.decoder is not None if asked.decode is None else asked.decode
-            wanted = _wanted(asked.outputs, decode, served)
-            answer = served.answer(inputs, list(wanted), decode)
-            head = {"model": served.name, "version": served.version, "device": answer.device}
-            decoded = {} if answer.decoded is None else {"decoded": self._places.small("decoded", answer.decoded)}
-            return {**head, **decoded, "outputs": self._places.write(answer.outputs, wanted)}
+            try:
+                return self._answer_of(served, asked)
+            except ModelError as error:
+                raise ModelError(f"model '{served.name}': {error.message}", error.remedy) from None
+
+    def _answer_of(self, served: Served, asked: _Run) -> dict[str, Any]:
+        inputs = self._places.read(asked.inputs, served.inputs)
+        decode = served.decoder is not None if asked.decode is None else asked.decode
+        wanted = _wanted(asked.outputs, decode, served)
+        answer = served.answer(inputs, list(wanted), decode)
+        head = {"model": served.name, "version": served.version, "device": answer.device}
+        decoded = {} if answer.decoded is None else {"decoded": self._places.small("decoded", answer.decoded)}
+        return {**head, **decoded, "outputs": self._places.write(answer.outputs, wanted)}
 
     async def _work(self, call: Callable[[], _T]) -> _T:
         """The call's result, from a thread of the pool. RequestError where too many wait, or it takes too long."""
