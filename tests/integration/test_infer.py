@@ -398,7 +398,10 @@ def test_a_command_names_shared_memory(box: Box) -> None:
     [
         ({"model": "nobody", "inputs": {}}, "there is no model 'nobody'"),
         ({"model": "toy", "inputs": {}}, "input 'x' is missing"),
-        ({"model": "toy", "inputs": {"x": [[1, 2]]}}, "model 'toy': the model's input 'x' takes float32[?, 4], not float32[1, 2]"),
+        (
+            {"model": "toy", "inputs": {"x": [[1, 2]]}},
+            "model 'toy': the model's input 'x' takes float32[?, 4], not float32[1, 2]",
+        ),
         ({"model": "toy", "inputs": {"x": [["1", 2, 3, 4]]}}, "input 'x'"),
         ({"model": "toy", "version": "9.0.0", "inputs": {}}, "there is no model 'toy@9.0.0'"),
         ({"model": "toy"}, "the arguments do not fit"),
