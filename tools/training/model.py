@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from appliance.inference import models
 from appliance.inference.backends import openvino
 from appliance.inference.quantisation import quantise
+from appliance.inference.samples import Samples
 from tools.training import ir, signals
 from tools.training.network import Layer, reconstruct, train
 
@@ -129,10 +130,12 @@ def write(
     else:
         wide.mkdir()
         ir.write(layers, NAME, wide / "model.xml")
-        rows = calibration[:: len(calibration) // CALIBRATION][:CALIBRATION]
-        parts = CALIBRATION // TOGETHER
-        batches = [{"windows": rows[start::parts]} for start in range(parts)]
-        quantise(wide / "model.xml", batches, draft / "model.xml")
+        rows = calibration[:: max(len(calibration) // CALIBRATION, 1)][:CALIBRATION]
+        parts = max(len(rows) // TOGETHER, 1)
+        mixed = np.concatenate([rows[start::parts] for start in range(parts)])  # of all families in each batch
+        samples = Samples({"windows": mixed})
+        quantise(wide / "model.xml", samples, wide / "int8.xml", rows=len(mixed) // parts)
+        ir.rename(wide / "int8.xml", draft / "model.xml")
         figures = {**figures, "explained_int8": round(_explained(_compiled(draft / "model.xml"), calibration), 2)}
     (draft / models.CARD).write_text(card(draft, learn, figures), "utf-8")
     made = draft.rename(folder / models.hash_of(draft))
