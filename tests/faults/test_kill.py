@@ -33,8 +33,8 @@ SEED = int(os.environ.get("MILLWRIGHT_SEED", "1"))
 ASSETS, RATE_HZ = 30, 50.0
 FAULT_EVERY, ACKNOWLEDGE_EVERY = 4, 12  # kills
 
-# Why a service may drop a reading here. `unclaimed`: it came while the service was stopping. The others: a mosquitto that
-# was killed goes back to what it saved last, and may hand out once more what was under way then.
+# Why a service may drop a reading here. `unclaimed`: it came while the service was stopping. The others: a mosquitto
+# that was killed goes back to what it saved last, and may hand out once more what was under way then.
 EXPECTED = {"unclaimed", "time-backwards", "duplicate"}
 
 # A fault lasts, and so does its alarm: nothing is taken to be normal in the end.
