@@ -84,6 +84,15 @@ def test_numbers_may_be_nested_or_flat() -> None:
     np.testing.assert_array_equal(flat, nested)
 
 
+def test_the_largest_whole_numbers_are_exact() -> None:
+    specs = [Spec("n", "uint64", (3,))]
+    largest = tensors({"inputs": [entry("n", "UINT64", (3,), data=[0, 2**63, 2**64 - 1])]}, specs=specs)["n"]
+    assert largest.tolist() == [0, 2**63, 2**64 - 1]
+    for wrong in ([0, 2**63, 2**64], [0, 2**63, -1], [0, 2**63, 1.0], [0.0, 1.0, 2.0]):
+        with pytest.raises(RequestError, match="are not 3 values of UINT64"):
+            tensors({"inputs": [entry("n", "UINT64", (3,), data=wrong)]}, specs=specs)
+
+
 REFUSED: dict[str, tuple[Any, bytes, str]] = {
     "no JSON": (b"{", b"", "not as the protocol has it"),
     "no text": (b'{"inputs": [{"name": "\xff"}]}', b"", "not as the protocol has it"),

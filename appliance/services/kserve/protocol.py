@@ -198,6 +198,8 @@ def numbers(data: Any, dtype: str, shape: Sequence[int]) -> Array:
         raise ValueError("a list is needed")
     found = np.asarray(data)
     wanted = np.dtype(dtype)
+    if wanted == np.uint64 and found.dtype.kind == "f":
+        found = _very_large(data)
     if found.size == 0 and math.prod(shape) == 0:
         return np.zeros(shape, wanted)
     if found.dtype.kind not in {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[wanted.kind]:
@@ -211,6 +213,14 @@ def numbers(data: Any, dtype: str, shape: Sequence[int]) -> Array:
     if wanted.kind == "f" and np.isinf(converted).any():
         raise ValueError(f"there are values beyond {dtype}")  # JSON has no infinity of its own
     return converted
+
+
+def _very_large(data: list[Any]) -> Array:
+    """Whole numbers of which some are beyond int64, which numpy takes for floats when others are not."""
+    held = np.asarray(data, object)
+    if not all(type(value) is int and 0 <= value < 1 << 64 for value in held.flat):
+        raise ValueError("there are values that uint64 cannot hold")
+    return held.astype(np.uint64)
 
 
 # ---- answers --------------------------------------------------------------------------------------------------------
