@@ -4,6 +4,7 @@ Adapters are imported by the service that needs them, so that a process which on
 an inference engine.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,6 +109,7 @@ def _record(config: Config, _: Document) -> Service:
 def _detect(config: Config, document: Document) -> Service:
     from appliance.inference import engine, models
     from appliance.inference.detector.detector import Detector
+    from appliance.inference.detector.rounds import Limit
     from appliance.inference.detector.settings import DetectorSettings
     from appliance.services.detect import Detect
 
@@ -125,7 +127,12 @@ def _detect(config: Config, document: Document) -> Service:
         config.paths.state / DETECTED,
         settings.checkpoint_s,
         time.time_ns,
+        [Limit(one.asset, one.point, *_range(one.min, one.max)) for one in config.limits],
     )
+
+
+def _range(low: float | None, high: float | None) -> tuple[float, float]:
+    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _infer(config: Config, _: Document) -> Service:

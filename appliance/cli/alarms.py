@@ -1,4 +1,8 @@
-"""`millwright alarms`: what is wrong, and what a person says of it (ISA-18.2: acknowledge, shelve, unshelve)."""
+"""`millwright alarms`: what is wrong, and what a person says of it (ISA-18.2: acknowledge, shelve, unshelve).
+
+`normal` and `fault` say what it was: the detector learns from that at once, and the word is kept as a label for
+training. `normal ASSET` without an alarm says that the asset was healthy while it learned.
+"""
 
 import argparse
 import getpass
@@ -6,7 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli import instance
+from appliance.cli import history, instance
 from appliance.errors import BusError, MillwrightError
 
 if TYPE_CHECKING:
@@ -47,6 +51,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     shelve = _verb(verbs, "shelve", "be quiet about it for a while")
     shelve.add_argument("--minutes", type=float, required=True, metavar="N", help="for how long")
     _verb(verbs, "unshelve", "take it from the shelf")
+    _span(_verb(verbs, "normal", "say that it was normal: the alarm ends, and such a state raises no other"))
+    _span(_verb(verbs, "fault", "say that it was a fault: it is never learned as normal"))
+    _verb(verbs, "relearn", "let an asset learn anew what is normal; its alarms end")
+    labels = verbs.add_parser("labels", help="what was called normal or a fault", description="What people said.")
+    labels.add_argument("asset", metavar="ASSET", nargs="?", help="only of this asset")
+    labels.add_argument("--json", action="store_true", help="print JSON")
+    labels.set_defaults(run=run_labels)
 
 
 def _verb(verbs: Any, verb: str, summary: str) -> argparse.ArgumentParser:
@@ -58,11 +69,16 @@ def _verb(verbs: Any, verb: str, summary: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _span(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--since", metavar="WHEN", help="2h, 30m, 7d (ago), or 2026-11-21T08:00 (default: the alarm's)")
+    parser.add_argument("--until", metavar="WHEN", help="the same forms")
+
+
 def run_list(args: argparse.Namespace) -> int:
     from appliance.services.words import alarm_summary, json_text
 
     config, _ = instance.configuration(args)
-    found = _recorded(config) if args.all else instance.play(_standing(config))
+    found, asked = (_recorded(config), "") if args.all else instance.play(_standing(config))
     alarms = [alarm_summary(asset, alarm) for asset, alarm in found]
     waiting = sum(alarm["state"] in ("unacknowledged", "returned") for alarm in alarms)
     if args.json:
@@ -71,12 +87,18 @@ def run_list(args: argparse.Namespace) -> int:
         print("\n".join(_table(alarms)))
     else:
         print("No alarm was ever recorded." if args.all else "No alarm stands.")
+    if asked and not args.json:
+        print(asked)
     return WAITING if waiting else 0
 
 
-async def _standing(config: "Config") -> "list[tuple[str, Alarm]]":
+async def _standing(config: "Config") -> "tuple[list[tuple[str, Alarm]], str]":
+    """Alarms, and what the box asks."""
+    from appliance.services.words import healthy_text
+
     async with instance.session(config) as bus:
-        return (await instance.look(bus)).standing()
+        picture = await instance.look(bus)
+    return picture.standing(), healthy_text(*picture.unconfirmed())
 
 
 def _recorded(config: "Config") -> "list[tuple[str, Alarm]]":
@@ -84,7 +106,7 @@ def _recorded(config: "Config") -> "list[tuple[str, Alarm]]":
     from appliance.store import alarms
 
     try:
-        standing = instance.play(_standing(config))
+        standing, _ = instance.play(_standing(config))
     except BusError:
         standing = []  # the record can be read without it
     known = {alarm.id for _, alarm in standing}
@@ -97,7 +119,7 @@ def _table(alarms: list[dict[str, Any]]) -> list[str]:
     from appliance.services.words import amount, columns, moment, printable, span
 
     now = time.time_ns()
-    rows = [("ID", "SEVERITY", "ASSET", "STATE", "SINCE", "FOR", "CAUSE", "SCORE", "LIMIT", "BY")]
+    rows = [("ID", "SEVERITY", "ASSET", "STATE", "SINCE", "FOR", "CAUSE", "SCORE", "LIMIT", "BY", "WHAT")]
     rows += [
         (
             printable(alarm["id"]),
@@ -110,10 +132,45 @@ def _table(alarms: list[dict[str, Any]]) -> list[str]:
             amount(alarm["score"]),
             amount(alarm["threshold"]),
             printable(alarm["by"]),
+            " ".join(printable(text) for text in (_about(alarm), alarm["message"]) if text),
         )
         for alarm in alarms
     ]
     return columns(rows)
+
+
+def _about(alarm: dict[str, Any]) -> str:
+    return "" if alarm["condition"] == "anomaly" else f"{alarm['condition']}:"
+
+
+def run_labels(args: argparse.Namespace) -> int:
+    from appliance.services.words import columns, json_text, moment, printable
+    from appliance.store import alarms, labels
+
+    config, _ = instance.configuration(args)
+    found = labels.read(config.paths.state / alarms.FILE, args.asset)
+    if args.json:
+        import msgspec
+
+        print(json_text([{"asset": asset, **msgspec.to_builtins(label)} for asset, label in found]))
+        return 0
+    rows = [("SAID", "ASSET", "WAS", "SINCE", "UNTIL", "BY", "ALARM", "ABOUT", "CAUSE")]
+    rows += [
+        (
+            moment(label.at),
+            asset,
+            label.verdict.value,
+            moment(label.since),
+            moment(label.until),
+            printable(label.by),
+            printable(label.alarm),
+            printable(label.condition),
+            printable(label.cause),
+        )
+        for asset, label in found
+    ]
+    print("\n".join(columns(rows)) if found else "Nobody has called anything normal or a fault yet.")
+    return 0
 
 
 def run_verb(args: argparse.Namespace) -> int:
@@ -130,8 +187,18 @@ def run_verb(args: argparse.Namespace) -> int:
         message, _, remedy = command.reason.partition("\n  -> ")
         raise MillwrightError(printable(message), printable(remedy))
     result = {name: printable(str(value)) for name, value in command.result.items()}
-    print(f"{result.get('asset', args.alarm)}: alarm {result.get('alarm', '')} is {result.get('state', 'done')}")
+    alarm = f"alarm {result['alarm']} is " if result.get("alarm") else ""
+    verdict = f", called {result['verdict']}" if "verdict" in result else ""
+    print(f"{result.get('asset', args.alarm)}: {alarm}{result.get('state', 'done')}{verdict}")
+    if "advice" in result:
+        print(result["advice"])
     return 0
+
+
+def _times(args: argparse.Namespace) -> dict[str, int | None]:
+    now = time.time_ns()
+    asked = {name: getattr(args, name, None) for name in ("since", "until")}
+    return {name: history.moment(f"--{name}", text, now) if text else None for name, text in asked.items()}
 
 
 async def _ask(config: "Config", args: argparse.Namespace) -> "Command":
@@ -140,6 +207,7 @@ async def _ask(config: "Config", args: argparse.Namespace) -> "Command":
     details = {"alarm": args.alarm}
     if args.verb == "shelve":
         details["minutes"] = args.minutes
+    details |= {name: at for name, at in _times(args).items() if at is not None}
     async with instance.session(config) as bus:
         return await commands.ask(bus, "detect", args.verb, details, args.by or login(), ANSWER_S)
 

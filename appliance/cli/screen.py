@@ -12,10 +12,20 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Group
 from rich.text import Text
 
-from appliance.events.schema import Alarm, AlarmState, Kind, Severity, Stage, State
+from appliance.events.schema import ANOMALY, Alarm, AlarmState, Kind, Severity, Stage, State
 from appliance.inference.detector.settings import DetectorSettings
 from appliance.services.picture import SECOND, Asset, Picture
-from appliance.services.words import STAGES, amount, balanced, clock, example_of, printable, span
+from appliance.services.words import (
+    STAGES,
+    amount,
+    balanced,
+    cause_text,
+    clock,
+    example_of,
+    healthy_text,
+    printable,
+    span,
+)
 
 FULL_ROWS = DetectorSettings().learn_rows  # that a detector wants to have seen before it may call somebody
 STALE_S = 30.0  # an asset silent for longer is shown as such
@@ -52,6 +62,8 @@ def draw(picture: Picture, frame: Frame) -> Group:
     lines += _assets(picture, shares.assets, frame)
     lines += _services(picture, shares.services)
     lines += _drops(picture, shares.drops)
+    if asked := healthy_text(*picture.unconfirmed()):
+        lines.append(Text(f" {asked}", "dim"))
     for line in lines:
         line.truncate(frame.width, overflow="ellipsis")
     return Group(*lines[: frame.height])
@@ -102,7 +114,7 @@ def verdict(picture: Picture, frame: Frame) -> tuple[str, str]:
 def _calling(calling: list[tuple[str, Alarm]]) -> str:
     asset, first = calling[0]
     more = f", and {len(calling) - 1} more" if len(calling) > 1 else ""
-    cause = f": {printable(first.cause)}" if first.cause else ""
+    cause = f": {cause_text(first)}" if cause_text(first) else ""
     return f"{first.severity.upper()}  {asset}{cause}{more}"
 
 
@@ -135,7 +147,7 @@ def _alarms(picture: Picture, rows: int, frame: Frame) -> list[Text]:
         return []
     shown, more = _shown(picture.standing(), rows)
     room = max(frame.width - 1 - 8 - 7 - 17 - 16, 16)
-    cause = min(max(cell_len(alarm.cause) for _, alarm in shown), room // 2) + 1
+    cause = min(max(cell_len(cause_text(alarm)) for _, alarm in shown), room // 2) + 1
     asset = min(max(cell_len(path) for path, _ in shown), room - cause) + 1
     heading = _row([("ALARMS", 8), ("asset", asset), ("cause", cause), ("score", 7), ("since", 17), ("state", 16)])
     shares = {path: _share(picture.assets[path]) for path, _ in shown if path in picture.assets}
@@ -151,8 +163,8 @@ def _alarm_line(path: str, alarm: Alarm, share: str, sizes: tuple[int, int], fra
         [
             ("ALARM" if alarm.severity is Severity.ALARM else "warning", 8, style),
             (_tail(path, asset - 1), asset, style),
-            (printable(alarm.cause), cause, style),
-            (share, 7, ""),
+            (cause_text(alarm), cause, style),
+            (share if alarm.condition == ANOMALY else "", 7, ""),
             (f"{clock(alarm.raised)[:5]} {span((frame.now - alarm.raised) / SECOND)}", 17, ""),
             (state, max(frame.width - 33 - asset - cause, 1), style),
         ]
@@ -160,8 +172,10 @@ def _alarm_line(path: str, alarm: Alarm, share: str, sizes: tuple[int, int], fra
 
 
 def _advice(picture: Picture) -> list[Text]:
-    """What a person can do about the first alarm that nobody has seen."""
+    """What the first alarm says of itself, or what a person can do about it where nobody has seen it."""
     path, alarm = picture.standing()[0]
+    if alarm.message:
+        return [Text(f" {path}: {printable(alarm.message)}", "dim")]
     if alarm.state not in (AlarmState.UNACKNOWLEDGED, AlarmState.RETURNED):
         return []
     return [Text(f" you have seen it?  millwright alarms ack {path}", "dim")]

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from appliance.config.schema import Config
+from appliance.config.schema import Config, Limit
 
 
 def markdown(plugins: Mapping[str, type[msgspec.Struct]]) -> str:
@@ -16,6 +16,7 @@ def markdown(plugins: Mapping[str, type[msgspec.Struct]]) -> str:
         inner = field.type
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             parts += section(field.encode_name, inner)
+    parts += section("[limits]", Limit)
     parts += ["## [connectors]", "", *_described(Config, "connectors"), ""]
     for name, settings in plugins.items():
         parts += section(f"connectors.{name}", settings)

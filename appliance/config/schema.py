@@ -135,6 +135,16 @@ class Detect(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 30
 
 
+class Limit(Struct, frozen=True, forbid_unknown_fields=True):
+    """A range that a point must not leave: beyond it an alarm is raised, whatever the detector has learned. Write one
+    `[[limits]]` for each."""
+
+    asset: Annotated[str, Meta(min_length=1, description="`line1/pump`, `line1/#` for all below it, `#` for all.")]
+    point: Annotated[str, Meta(min_length=1, description="The point's name.")]
+    min: Annotated[float | None, Meta(description="The smallest value; left out: none.")] = None
+    max: Annotated[float | None, Meta(description="The largest value; left out: none.")] = None
+
+
 class Infer(Struct, frozen=True, forbid_unknown_fields=True):
     """Models served to other programs. Runs where `port` or `models` is set, or as `millwright run infer`. Devices are
     chosen as in [detect]."""
@@ -195,6 +205,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     bus: Bus = field(default_factory=Bus)
     broker: Broker = field(default_factory=Broker)
     detect: Detect = field(default_factory=Detect)
+    limits: Annotated[list[Limit], Meta(description="Declared ranges of points.")] = field(default_factory=list)
     infer: Infer = field(default_factory=Infer)
     record: Record = field(default_factory=Record)
     log: Log = field(default_factory=Log)

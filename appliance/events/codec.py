@@ -41,6 +41,7 @@ MAX_NAME = 128  # characters
 MAX_VALUES, MAX_DEPTH = 100_000, 32  # of an event that is no reading
 EARLIEST = 946_684_800_000_000_000  # 2000-01-01, ns
 MAX_AHEAD = 86_400_000_000_000  # ns
+_LATEST = 1 << 64  # what 64 bits hold
 
 _FLOAT32_LE = 85
 _JSON_FIRST = frozenset(b"{ \t\r\n")
@@ -120,7 +121,7 @@ def encode(event: Event) -> bytes:
     if isinstance(event, Block):
         packed = {name: cbor2.CBORTag(_FLOAT32_LE, _little_endian(samples)) for name, samples in event.values.items()}
         return cbor2.dumps({"at": event.at, "rate": event.rate, "values": packed})
-    if isinstance(event, Score) and event.at >= EARLIEST:
+    if isinstance(event, Score) and EARLIEST <= event.at < _LATEST:
         return _encode_score(event)
     return cbor2.dumps(msgspec.to_builtins(event))
 

@@ -16,6 +16,9 @@ else:
     Samples = array  # array.array takes no subscript before Python 3.12
 
 
+ANOMALY = "anomaly"  # the condition of an alarm that a score raised
+
+
 class Kind(StrEnum):
     """The second part of a topic: what a message is."""
 
@@ -26,6 +29,7 @@ class Kind(StrEnum):
     STATE = "state"
     COMMAND = "command"
     AUDIT = "audit"
+    LABEL = "label"
 
 
 class Stage(StrEnum):
@@ -50,6 +54,13 @@ class AlarmState(StrEnum):
 class Severity(StrEnum):
     WARNING = "warning"
     ALARM = "alarm"
+
+
+class Verdict(StrEnum):
+    """What a person says of a span of time."""
+
+    NORMAL = "normal"
+    FAULT = "fault"
 
 
 class CommandState(StrEnum):
@@ -103,7 +114,7 @@ class Alarm(Struct, frozen=True):
     cause: str
     score: float
     threshold: float
-    condition: str = "anomaly"
+    condition: str = ANOMALY  # what it is about
     branch: str = ""
     model: str = ""
     version: str = ""
@@ -152,7 +163,20 @@ class Audit(Struct, frozen=True):
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-Event = Reading | Block | Score | Alarm | State | Command | Audit
+class Label(Struct, frozen=True):
+    """What a person said of an asset in a span of time: what the detector learned from, and a trainer may."""
+
+    at: int  # when it was said
+    verdict: Verdict
+    since: int
+    until: int
+    by: str = ""
+    alarm: str = ""  # the alarm's id
+    condition: str = ANOMALY
+    cause: str = ""  # the channel that weighed most
+
+
+Event = Reading | Block | Score | Alarm | State | Command | Audit | Label
 
 EVENTS: dict[Kind, type[Event]] = {
     Kind.READING: Reading,
@@ -162,4 +186,5 @@ EVENTS: dict[Kind, type[Event]] = {
     Kind.STATE: State,
     Kind.COMMAND: Command,
     Kind.AUDIT: Audit,
+    Kind.LABEL: Label,
 }

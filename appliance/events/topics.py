@@ -2,6 +2,9 @@
 
 For readings, blocks, scores and alarms the path is an asset in the ISA-95 habit, `site/area/line/asset`: 1 to 8 levels
 of `[a-z0-9_.-]+`. For states it is the service, for commands `<service>/<verb>/<id>`.
+
+An asset's alarm stands at its own topic; one of another condition than an anomaly has a level more, which no asset can
+have: `mw/v1/alarm/line1/pump/~flat-line`. So each of them is retained, and ends, by itself.
 """
 
 import re
@@ -9,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from appliance.errors import EventError
-from appliance.events.schema import Kind
+from appliance.events.schema import ANOMALY, Kind
 
 ROOT = "mw/v1"
 MAX_LEVELS = 8
@@ -18,6 +21,8 @@ MAX_PATH = 240  # characters; mosquitto allows 65535, a database key and a scree
 _LEVEL = r"[a-z0-9_.-]+"
 _PATH = re.compile(rf"{_LEVEL}(?:/{_LEVEL}){{0,{MAX_LEVELS - 1}}}")
 _PREFIX = f"{ROOT}/"
+_ALARMS = f"{ROOT}/{Kind.ALARM.value}/"
+_CONDITION = re.compile(r"/~([a-z0-9-]{1,40})")
 _KINDS = {kind.value: kind for kind in Kind}
 
 
@@ -42,6 +47,21 @@ def topic(kind: Kind, path: str) -> str:
     return f"{ROOT}/{kind.value}/{check_path(path)}"
 
 
+def alarm(asset: str, condition: str = ANOMALY) -> str:
+    """EventError("topic") where the condition is not 1 to 40 of a-z 0-9 -."""
+    if condition == ANOMALY:
+        return topic(Kind.ALARM, asset)
+    if not _CONDITION.fullmatch(f"/~{condition}"):
+        raise EventError("topic", f"'{condition[:80]}' is no condition of an alarm")
+    return f"{topic(Kind.ALARM, asset)}/~{condition}"
+
+
+def condition(text: str) -> str:
+    """What an alarm's topic says that it is about."""
+    _, mark, name = text.rpartition("/~")
+    return name if mark else ANOMALY
+
+
 def state(service: str) -> str:
     return topic(Kind.STATE, service)
 
@@ -62,8 +82,11 @@ def commands_of(service: str) -> str:
 
 def parse(text: str) -> Address:
     """Kind and path of a topic. EventError("topic") where it breaks the grammar."""
+    whole = text
+    if text.startswith(_ALARMS) and (found := _CONDITION.search(text)) and found.end() == len(text):
+        text = text[: found.start()]
     head, _, path = text.removeprefix(_PREFIX).partition("/")
     kind = _KINDS.get(head)
     if kind is None or not text.startswith(_PREFIX):
-        raise EventError("topic", f"'{text[:80]}' is not {ROOT}/<{'|'.join(_KINDS)}>/<asset>")
+        raise EventError("topic", f"'{whole[:80]}' is not {ROOT}/<{'|'.join(_KINDS)}>/<asset>")
     return Address(kind, check_path(path))

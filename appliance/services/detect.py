@@ -6,7 +6,7 @@ it is, after each connection to the broker: whoever listens takes the same state
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
@@ -19,9 +19,11 @@ from appliance.bus.port import Batch, Bus, Message
 from appliance.errors import BusError, DamagedError, EventError, InferenceError, StoreError
 from appliance.events import codec, rows, topics
 from appliance.events.ledger import Ledger
-from appliance.events.schema import Alarm, AlarmState, Command, Kind, State
+from appliance.events.schema import ANOMALY, Alarm, AlarmState, Command, Kind, Label, State, Verdict
 from appliance.inference.detector.alarms import AlarmBook, Change
 from appliance.inference.detector.detector import Detector, Judged
+from appliance.inference.detector.feedback import REPORTED, Feedback, Said
+from appliance.inference.detector.rounds import FLAT, MISSING, RANGE, WEAR, Limit
 from appliance.runtime import files
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands
@@ -37,7 +39,7 @@ GRACE_S = 1.0  # for an inference that is under way at the end
 MAX_TOPICS = 16_384  # remembered
 GATHER_S = 0.02  # between two judgements: many windows at once cost a fraction of as many alone
 OWN_ASSET, SERVED_ASSET, FALLBACK = "millwright/detect", "millwright/infer", "device-fallback"
-CONDITIONS = ("anomaly", FALLBACK)  # of alarms that nobody else raises
+CONDITIONS = (ANOMALY, FALLBACK, MISSING, FLAT, RANGE, WEAR, REPORTED)  # of alarms that nobody else raises
 MINUTE = 60_000_000_000  # ns
 MAX_SHELVED = 31 * 24 * 60  # minutes; what is shelved for ever is forgotten
 
@@ -83,11 +85,20 @@ class Detect:
     name = "detect"
 
     def __init__(
-        self, bus: Bus, detector: Detector, computer: Computer, state_file: Path, checkpoint_s: int, clock: Clock
+        self,
+        bus: Bus,
+        detector: Detector,
+        computer: Computer,
+        state_file: Path,
+        checkpoint_s: int,
+        clock: Clock,
+        limits: Sequence[Limit] = (),
     ) -> None:
         self._bus, self._detector, self._computer, self._clock = bus, detector, computer, clock
         self._state_file, self._checkpoint_s = state_file, checkpoint_s
         self._book = AlarmBook()
+        self._rounds = detector.rounds(limits)
+        self._feedback = Feedback(self._book, detector, self._rounds)
         self._ledger, self._commands = Ledger(), Ledger()
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._saving = asyncio.Lock()
@@ -227,21 +238,31 @@ class Detect:
             self._publish(change)
 
     def _publish(self, change: Change) -> None:
-        topic, ended = topics.topic(Kind.ALARM, change.asset), change.alarm.state is AlarmState.NORMAL
+        ended = change.alarm.state is AlarmState.NORMAL
         try:
+            topic = topics.alarm(change.asset, change.alarm.condition)
             self._bus.publish(topic, codec.encode(change.alarm), qos=1, retain=not ended)
             if ended:
                 self._bus.publish(topic, b"", qos=1, retain=True)
         except BusError as error:
             log.warning("%s; told again after the next connection", error.message)
 
+    def _publish_label(self, asset: str, label: Label) -> None:
+        try:
+            self._bus.publish(topics.topic(Kind.LABEL, asset), codec.encode(label), qos=1)
+        except BusError as error:
+            log.warning("%s; told again after the next connection", error.message)
+
     def _assert_alarms(self) -> None:
-        """Broker and listeners may have lost what they had: say the last ended alarms and all standing ones again."""
+        """Broker and listeners may have lost what they had: say the last ended alarms, all standing ones and the last
+        labels again."""
         for change in self._book.ended:
-            if change.asset not in self._book.standing:
+            if (change.asset, change.alarm.condition) not in self._book.standing:
                 self._publish(change)
-        for asset, alarm in self._book.standing.items():
+        for (asset, _), alarm in self._book.standing.items():
             self._publish(Change(asset, alarm))
+        for asset, label in self._feedback.labels:
+            self._publish_label(asset, label)
 
     async def _clear_ghosts(self) -> None:
         """Retained alarms of a former life of this box, which nobody would ever end."""
@@ -261,6 +282,8 @@ class Detect:
         except EventError as error:
             log.warning("%s carries no alarm: %s", message.topic, error.message)
             return None
+        if isinstance(alarm, Alarm) and message.topic != topics.alarm(asset, alarm.condition):
+            self._bus.publish(message.topic, b"", qos=1, retain=True)  # of a release that had one topic an asset
         if not isinstance(alarm, Alarm) or alarm.condition not in CONDITIONS or self._book.knows(asset, alarm.id):
             return None
         return Change(asset, msgspec.structs.replace(alarm, at=self._clock(), state=AlarmState.NORMAL, active=False))
@@ -270,9 +293,14 @@ class Detect:
         while True:
             await asyncio.sleep(TICK_S)
             ticks += 1
-            await self._commit([*self._book.expire(self._clock()), *self._devices()])
+            await self._commit([*self._book.expire(self._clock()), *self._devices(), *await self._go_round()])
             if ticks % self._checkpoint_s == 0 and self._ledger.processed != self._saved_at_count:
                 await self._save()
+
+    async def _go_round(self) -> list[Change]:
+        async with self._detecting:
+            now = self._clock()
+            return self._feedback.find(self._rounds.walk(now, self._bus.connected), now)
 
     def _devices(self) -> Iterator[Change]:
         """Nobody shall believe that the accelerator computes while it does not."""
@@ -303,7 +331,14 @@ class Detect:
                 yield change
 
     def _handlers(self) -> dict[str, commands.Handler]:
-        return {"ack": self._acknowledge, "shelve": self._shelve, "unshelve": self._unshelve}
+        return {
+            "ack": self._acknowledge,
+            "shelve": self._shelve,
+            "unshelve": self._unshelve,
+            "normal": partial(self._judged_by_person, Verdict.NORMAL),
+            "fault": partial(self._judged_by_person, Verdict.FAULT),
+            "relearn": self._relearn,
+        }
 
     async def _acknowledge(self, command: Command) -> dict[str, Any]:
         alarm = commands.arguments(command, _Which).alarm
@@ -318,6 +353,26 @@ class Detect:
         alarm = commands.arguments(command, _Which).alarm
         return await self._operate(self._book.unshelve(alarm, command.by, self._clock()))
 
+    async def _judged_by_person(self, verdict: Verdict, command: Command) -> dict[str, Any]:
+        asked = commands.arguments(command, Said)
+        async with self._detecting:
+            answer = self._feedback.take(verdict, asked, command.by, self._clock())
+        await self._save()
+        for change in answer.changes:
+            self._publish(change)
+        if answer.label is not None:
+            self._publish_label(answer.asset, answer.label)
+        return answer.result
+
+    async def _relearn(self, command: Command) -> dict[str, Any]:
+        asset = commands.arguments(command, _Which).alarm
+        async with self._detecting:
+            changes = self._feedback.relearn(asset, command.by, self._clock())
+        await self._save()
+        for change in changes:
+            self._publish(change)
+        return {"asset": asset, "state": "learning anew"}
+
     async def _operate(self, change: Change) -> dict[str, Any]:
         await self._commit([change])
         return {"asset": change.asset, "alarm": change.alarm.id, "state": change.alarm.state.value}
@@ -327,8 +382,13 @@ class Detect:
         async with self._saving:
             self._saved_at_count = self._ledger.processed
             async with self._detecting:
-                learned = self._detector.snapshot()
-            data = cbor2.dumps({"alarms": self._book.snapshot(), "detector": learned})
+                state = {
+                    "alarms": self._book.snapshot(),
+                    "detector": self._detector.snapshot(),
+                    "rounds": self._rounds.snapshot(),
+                    "feedback": self._feedback.snapshot(),
+                }
+            data = cbor2.dumps(state)
             try:
                 await asyncio.to_thread(files.write_sealed, self._state_file, data)
                 self._trouble = ""
@@ -351,6 +411,9 @@ class Detect:
             state = cbor2.loads(data)
             self._detector.restore(state["detector"])
             self._book.restore(state["alarms"])
+            if "rounds" in state:  # a release before this one did without
+                self._rounds.restore(state["rounds"])
+                self._feedback.restore(state["feedback"])
         except (
             cbor2.CBORDecodeError,
             msgspec.ValidationError,
@@ -365,6 +428,8 @@ class Detect:
         refused = {"commands_dropped": dict(self._commands.dropped)} if self._commands.dropped else {}
         return {
             **self._detector.describe(),
+            **self._rounds.describe(),
+            **self._feedback.describe(),
             **refused,
             "alarms": len(self._book.standing),
             "device": self._computer.device,

@@ -101,7 +101,7 @@ class Picture:
         self.began = now
         self.ledger = Ledger()
         self.assets: dict[str, Asset] = {}
-        self.alarms: dict[str, Alarm] = {}  # standing, by asset
+        self.alarms: dict[tuple[str, str], Alarm] = {}  # standing, by asset and condition
         self.raised: dict[str, tuple[str, Alarm]] = {}  # every alarm seen, by id: asset and newest state
         self.services: dict[str, State] = {}
         self.counts: dict[Kind, int] = dict.fromkeys(Kind, 0)
@@ -135,11 +135,25 @@ class Picture:
 
     def worst(self) -> list[Asset]:
         """The assets, those first that want attention: alarms, then the nearest to their threshold, then by name."""
-        return sorted(self.assets.values(), key=self._urgency)
+        ranks: dict[str, int] = {}
+        for (path, _), alarm in self.alarms.items():
+            ranks[path] = min(_alarm_rank(alarm)[0], ranks.get(path, _LARGEST))
+        return sorted(self.assets.values(), key=lambda asset: _urgency(asset, ranks.get(asset.path)))
 
     def standing(self) -> list[tuple[str, Alarm]]:
         """Asset and alarm: what nobody has seen yet first, then by severity, the newest first."""
-        return sorted(self.alarms.items(), key=lambda pair: _alarm_rank(pair[1]))
+        found = [(path, alarm) for (path, _), alarm in self.alarms.items()]
+        return sorted(found, key=lambda pair: _alarm_rank(pair[1]))
+
+    def unconfirmed(self) -> tuple[int, list[str]]:
+        """How many assets have learned while nobody has said that they were healthy then, and the first of them."""
+        state = self.services.get("detect")
+        told = state.detail.get("unconfirmed") if state else None
+        if not isinstance(told, dict) or not isinstance(told.get("assets"), list):
+            return 0, []
+        assets = [name for name in told["assets"] if isinstance(name, str)][:8]
+        count = told.get("count")
+        return (count if type(count) is int else len(assets)), assets
 
     def drops(self) -> dict[str, int]:
         """What all services dropped, by reason, the most frequent first."""
@@ -186,7 +200,7 @@ class Picture:
     def _take(self, message: Message, now: int, changes: list[Change]) -> Kind:
         kind, path = self._address(message.topic)
         if kind is Kind.ALARM and not message.payload:
-            self.alarms.pop(path, None)
+            self.alarms.pop((path, topics.condition(message.topic)), None)
             return kind
         if kind is Kind.STATE and not message.payload:
             self.services.pop(path, None)
@@ -248,13 +262,14 @@ class Picture:
             self._latencies.append(latency)
 
     def _alarm(self, path: str, alarm: Alarm, changes: list[Change]) -> None:
-        before = self.alarms.get(path)
+        key = path, alarm.condition
+        before = self.alarms.get(key)
         if alarm.state is AlarmState.NORMAL:
-            self.alarms.pop(path, None)
+            self.alarms.pop(key, None)
         elif before is None and len(self.alarms) >= MAX_ALARMS:
             raise EventError("too-many-alarms", f"'{path}': {MAX_ALARMS} alarms are shown at most")
         else:
-            self.alarms[path] = alarm
+            self.alarms[key] = alarm
         known = self.raised.get(alarm.id)
         if known is None or _differs(known[1], alarm):
             changes.append(Change(alarm.at, "alarm", path, alarm_text(alarm), alarm))
@@ -277,17 +292,19 @@ class Picture:
         if 0 <= now - self._swept < _SWEEP_S * SECOND:
             return
         self._swept = now
+        alarmed = {path for path, _ in self.alarms}
         for path in [path for path, asset in self.assets.items() if asset.age_s(now) > SILENT_S]:
-            if path not in self.alarms:
+            if path not in alarmed:
                 del self.assets[path]
 
-    def _urgency(self, asset: Asset) -> tuple[int, float, str]:
-        alarm = self.alarms.get(asset.path)
-        if alarm is not None:
-            return _alarm_rank(alarm)[0] - 10, 0.0, asset.path
-        # In steps, so that the order does not dance while scores breathe; what still learns comes after.
-        judged = asset.stage in (Stage.WARNING, Stage.ALARMING)
-        return (0 if judged else 1), -math.floor(min(asset.strain, 10.0) * 2) if judged else 0.0, asset.path
+
+def _urgency(asset: Asset, rank: int | None) -> tuple[int, float, str]:
+    """`rank` is that of its most urgent alarm."""
+    if rank is not None:
+        return rank - 10, 0.0, asset.path
+    # In steps, so that the order does not dance while scores breathe; what still learns comes after.
+    judged = asset.stage in (Stage.WARNING, Stage.ALARMING)
+    return (0 if judged else 1), -math.floor(min(asset.strain, 10.0) * 2) if judged else 0.0, asset.path
 
 
 def _asset_summary(asset: Asset, now: int) -> dict[str, Any]:
@@ -326,7 +343,7 @@ def _last_values(event: Reading | Block) -> dict[str, float]:
 
 
 def _differs(one: Alarm, other: Alarm) -> bool:
-    seen = ("state", "severity", "active", "by", "until")
+    seen = ("state", "severity", "active", "by", "until", "message")
     return any(getattr(one, name) != getattr(other, name) for name in seen)
 
 

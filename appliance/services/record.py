@@ -1,4 +1,4 @@
-"""Keeps readings, waveforms and alarms: bus -> SQLite.
+"""Keeps readings, waveforms, alarms and labels: bus -> SQLite.
 
 Readings are committed in groups. Alarms are committed before the bus acknowledges them: whatever happens in between,
 they are delivered again, and a state that comes twice leaves one row.
@@ -15,12 +15,13 @@ from appliance.config import schema
 from appliance.errors import DamagedError, EventError, StoreError
 from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
-from appliance.events.schema import Alarm, Kind
+from appliance.events.schema import Alarm, Kind, Label
 from appliance.runtime.service import Clock, Pulse
 from appliance.services.status import Status, tell_ready
-from appliance.store import alarms
+from appliance.store import alarms, labels
 from appliance.store.alarms import Alarms, Change
 from appliance.store.history import History
+from appliance.store.labels import Labelled
 from appliance.store.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -104,35 +105,43 @@ class Record:
         return route
 
     async def _record_alarms(self) -> None:
-        async with self._bus.subscribe(topics.everything(Kind.ALARM), qos=1) as batches:
-            await self._commit([])  # the database is there before the first alarm
+        filters = [topics.everything(kind) for kind in (Kind.ALARM, Kind.LABEL)]
+        async with self._bus.subscribe(*filters, qos=1) as batches:
+            await self._commit([], [])  # the database is there before the first alarm
             async for batch in batches:  # asking for the next one acknowledges this one
                 self._ledger.received += len(batch)
-                changes = [change for message in batch if (change := self._change(message)) is not None]
-                if changes:
-                    await self._commit(changes)
-                    self._ledger.processed += len(changes)
+                found = [one for message in batch if (one := self._change(message)) is not None]
+                changes = [one for one in found if isinstance(one, Change)]
+                said = [one for one in found if isinstance(one, Labelled)]
+                if found:
+                    await self._commit(changes, said)
+                    self._ledger.processed += len(found)
 
-    def _change(self, message: Message) -> Change | None:
+    def _change(self, message: Message) -> Change | Labelled | None:
         """None where there is nothing to record; that is counted here."""
         if not message.payload:  # the retained message of an alarm that ended is cleared
             self._ledger.processed += 1
             return None
         try:
-            asset = topics.parse(message.topic).path
-            alarm = codec.decode(Kind.ALARM, message.payload, self._clock())
-            assert isinstance(alarm, Alarm)
-            alarms.check(alarm)
+            kind, asset = topics.parse(message.topic)
+            event = codec.decode(kind, message.payload, self._clock())
+            if isinstance(event, Label):
+                labels.check(event)
+                return Labelled(asset, event)
+            assert isinstance(event, Alarm)
+            alarms.check(event)
         except EventError as error:
             self._ledger.refuse(error)
             return None
-        return Change(asset, alarm)
+        return Change(asset, event)
 
-    async def _commit(self, changes: list[Change]) -> None:
+    async def _commit(self, changes: list[Change], said: list[Labelled]) -> None:
         """Until they are on the disk; the broker keeps what comes meanwhile."""
         while True:
             try:
                 self._alarms_recorded += await asyncio.to_thread(self._alarms.record, changes)
+                if said:
+                    await asyncio.to_thread(self._alarms.record_labels, said)
                 self._alarm_trouble = ""
                 return
             except DamagedError as error:

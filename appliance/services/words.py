@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.events.schema import Alarm, Score, Stage, State
+from appliance.events.schema import ANOMALY, Alarm, Score, Stage, State
 
 # "alarming" on a screen full of healthy machines would frighten whoever looks at it.
 STAGES = {
@@ -24,7 +24,15 @@ def alarm_text(alarm: Alarm) -> str:
     who = f" by {printable(alarm.by)}" if alarm.by else ""
     cause = f", cause {printable(alarm.cause)}" if alarm.cause else ""
     scores = f", score {alarm.score:.3g} against {alarm.threshold:.3g}"
+    if alarm.condition != ANOMALY:
+        cause, scores = f", {printable(alarm.condition)}", f": {printable(alarm.message)}" if alarm.message else ""
     return f"{alarm.severity} {alarm.state}{who}{cause}{scores} (id {printable(alarm.id)})"
+
+
+def cause_text(alarm: Alarm) -> str:
+    """The channel, and what is wrong with it where that is no anomaly."""
+    about = "" if alarm.condition == ANOMALY else alarm.condition
+    return printable(" ".join(part for part in (about, alarm.cause) if part))
 
 
 def alarm_summary(asset: str, alarm: Alarm) -> dict[str, Any]:
@@ -34,6 +42,7 @@ def alarm_summary(asset: str, alarm: Alarm) -> dict[str, Any]:
         "asset": asset,
         "state": alarm.state.value,
         "severity": alarm.severity.value,
+        "condition": alarm.condition,
         "active": alarm.active,
         "cause": alarm.cause,
         "score": alarm.score,
@@ -85,6 +94,15 @@ def summary_text(summary: dict[str, Any], connected: bool = True) -> str:
         "computed on " + printable("; ".join(summary["devices"])) if summary["devices"] else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def healthy_text(count: int, assets: Sequence[str]) -> str:
+    """Asks whether what was learned was normal; empty where nothing is to be asked."""
+    if not count or not assets:
+        return ""
+    first = printable(assets[0])
+    which = first if count == 1 else f"{first} and {count - 1} more"
+    return f"{which} learned; was it healthy then?  millwright alarms normal {first}"
 
 
 def stage_text(before: Stage | None, score: Score) -> str:

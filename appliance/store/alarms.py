@@ -1,4 +1,4 @@
-"""Every state of every alarm, durable when `record` returns. Blocking.
+"""Every state of every alarm, and what people said of spans of time, durable when `record` returns. Blocking.
 
 A state that is told again (after a crash, after a lost connection) leaves one row.
 """
@@ -15,8 +15,9 @@ import msgspec
 
 from appliance.errors import EventError, StoreError
 from appliance.events.schema import Alarm, AlarmState
-from appliance.store import database
+from appliance.store import database, labels
 from appliance.store.database import transaction, translated
+from appliance.store.labels import Labelled
 
 FILE = "alarms.sqlite"  # in the folder of states
 MAX_CHANGES = 500_000  # about 150 MB; beyond it the oldest changes of alarms that ended go
@@ -69,6 +70,17 @@ class Alarms:
         try:
             with self._lock, translated(self.path):
                 return self._insert(rows)
+        except StoreError:
+            self.close()
+            raise
+
+    def record_labels(self, found: list[Labelled]) -> int:
+        """As `record`, of labels."""
+        try:
+            with self._lock, translated(self.path):
+                connection = self._connection()
+                with transaction(connection):
+                    return labels.insert(connection, found)
         except StoreError:
             self.close()
             raise

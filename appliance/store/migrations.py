@@ -53,7 +53,15 @@ def alarm_tables(db: "Database") -> None:
     db.table("change").create_index(["at"])
 
 
-SCHEMAS: dict[str, tuple[Migration, ...]] = {"history": (history_tables,), "alarms": (alarm_tables,)}
+def label_table(db: "Database") -> None:
+    """What people said of spans of time. The same word said twice at one time is one row."""
+    text = ("asset", "verdict", "by", "alarm", "condition", "cause")
+    columns = {"seq": int, **dict.fromkeys(text, str), **dict.fromkeys(("at", "since", "until"), int)}
+    db.table("label").create(columns, pk="seq", not_null=set(columns))
+    db.table("label").create_index(["asset", "at", "verdict", "since", "until"], unique=True)
+
+
+SCHEMAS: dict[str, tuple[Migration, ...]] = {"history": (history_tables,), "alarms": (alarm_tables, label_table)}
 
 
 def latest(schema: str) -> int:

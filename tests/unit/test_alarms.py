@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import MillwrightError
-from appliance.events.schema import AlarmState, Score, Severity, Stage
+from appliance.events.schema import ANOMALY, AlarmState, Score, Severity, Stage
 from appliance.inference.detector.alarms import AlarmBook, Change
 
 ASSET = "line1/pump"
@@ -144,7 +144,7 @@ def test_any_sequence_keeps_the_book_sound(steps: list[str]) -> None:
         except MillwrightError:
             continue
         active = {"on": True, "off": False}.get(step, active)
-        alarm = book.standing.get(ASSET)
+        alarm = book.standing.get((ASSET, ANOMALY))
         assert not active or alarm is not None
         if alarm is not None:
             assert alarm.active == active

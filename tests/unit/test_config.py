@@ -234,7 +234,7 @@ class TestReference:
 
     def test_every_key_is_there_with_a_meaning(self) -> None:
         rows = [line for line in reference().splitlines() if line.startswith("| `")]
-        settings = [*SECTIONS.values(), *declared().values()]
+        settings = [*SECTIONS.values(), schema.Limit, *declared().values()]
         keys = [key for kind in settings for key in kind.__struct_fields__]
         assert [row.split("`")[1] for row in rows] == keys
         assert all(len(row.split(" | ")[-1]) > 5 for row in rows), "a key without a description"

@@ -75,7 +75,7 @@ class TestFeeding:
         assert len(picture.feed([alarm("fan")], NOW)) == 1
         assert picture.feed([alarm("fan")], NOW) == []
         assert "acknowledged by anna" in picture.feed([alarm("fan", AlarmState.ACKNOWLEDGED, by="anna")], NOW)[0].text
-        assert list(picture.alarms) == ["fan"]
+        assert list(picture.alarms) == [("fan", "anomaly")]
         picture.feed([alarm("fan", AlarmState.NORMAL), Message(topics.topic(Kind.ALARM, "fan"), b"")], NOW)
         assert picture.alarms == {}
         assert [(one["asset"], one["state"]) for one in picture.summary(NOW)["alarms"]] == [("fan", "normal")]

@@ -70,6 +70,13 @@ class Admission:
         """The asset has learned something: it stays."""
         self._collecting.pop(asset.name, None)
 
+    def forget(self, asset: Asset) -> None:
+        """Its place is free."""
+        self._collecting.pop(asset.name, None)
+        del self.assets[asset.name]
+        self.channels -= asset.width
+        self._memory.release(asset)
+
     def _make_room(self, name: str, channels: int) -> None:
         while self.channels + channels > self._max_channels:
             if not self._evict():
@@ -82,9 +89,7 @@ class Admission:
         oldest = next(iter(self._collecting.values()), None)
         if oldest is None or self.tick - oldest.seen_tick <= SILENCE * len(self.assets):
             return False
-        del self._collecting[oldest.name], self.assets[oldest.name]
-        self.channels -= oldest.width
-        self._memory.release(oldest)
+        self.forget(oldest)
         return True
 
 

@@ -21,6 +21,7 @@ class Task(StrEnum):
     RETURN = "return"  # a channel that had vanished is back for long enough
     ADAPT = "adapt"  # another model judges now: measure what it makes of this asset
     ACCEPT = "accept"  # an alarm has stood for so long that its state is to be learned
+    REFINE = "refine"  # a state that a person accepted has been seen for long enough to be learned well
 
 
 class Event(NamedTuple):

@@ -11,6 +11,7 @@ whether or not the detector was written down and read back in between.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from appliance.events.rows import Row
@@ -24,6 +25,7 @@ from appliance.inference.detector.judging import Judge, Judged
 from appliance.inference.detector.learning import Learning
 from appliance.inference.detector.level import WINDOW
 from appliance.inference.detector.memory import Memory
+from appliance.inference.detector.rounds import Limit, Rounds
 from appliance.inference.detector.settings import DetectorSettings
 
 __all__ = ["Detector", "DetectorSettings", "Judged", "Known", "Reconstructor"]
@@ -116,6 +118,26 @@ class Detector:
             self._watch(asset)
         self._admission.tick += len(judged) * self._settings.hop
         return judged
+
+    def accept(self, asset: str) -> None:
+        """A person says that the asset's present state is normal: it raises no alarm from now on."""
+        known = self._assets.get(asset)
+        if known is not None:
+            self._settle(known)
+            self._learning.accept(known)
+            self._reached(known)
+
+    def forget(self, asset: str) -> None:
+        """The asset learns anew with its next reading."""
+        known = self._assets.get(asset)
+        if known is not None:
+            self._due = [due for due in self._due if due is not known]
+            self._ready = [judged for judged in self._ready if judged.asset != asset]
+            self._admission.forget(known)
+
+    def rounds(self, limits: Iterable[Limit] = ()) -> Rounds:
+        """What goes over all assets now and then."""
+        return Rounds(self._settings, self._memory, self._assets, limits)
 
     def assets(self) -> list[Known]:
         return [Known(known.name, known.stage, known.rows, known.channels) for known in self._assets.values()]

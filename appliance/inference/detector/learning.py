@@ -3,7 +3,8 @@
 Statistics are frozen once learned, and nothing is learned while an alarm stands: the task waits. There are two
 exceptions. The end of the learning period itself is its last lesson, alarm or not. And an alarm that has stood for many
 learning periods, without anybody doing anything about it, is how the machine is now: its last period is learned as
-another normal state. From then on the centres follow the machine slowly, because it has shown that it moves.
+another normal state; what a person accepts is so at once. From then on the centres follow the machine slowly, because
+it has shown that it moves.
 """
 
 import numpy as np
@@ -24,6 +25,8 @@ GAP_ROWS = 8  # rows whose time is a gap, at the mean pace of the learning perio
 GAP_LARGEST = 4  # times the longest pause in it
 GAP_NS = 1_000_000_000  # and no less
 PATIENCE = 50  # rows that a task waits for the end of an alarm
+FEWEST_ACCEPTED = 32  # rows, when a person says that the present state is normal
+_LONG = (Task.JOIN, Task.ADAPT, Task.ACCEPT, Task.REFINE)  # they look at a whole learning period
 FOLLOW = 1.5  # learning periods in which a centre makes up for most of a change
 
 
@@ -75,6 +78,8 @@ class Learning:
                 self._postpone(asset, event)
             elif event.task is Task.LEARN:
                 self._learn(asset)
+            elif event.task is Task.REFINE:
+                self._learn_anew(asset, self._settings.learn_rows)
             elif event.task is Task.JOIN:
                 self._join(asset, event.channel)
             elif event.task is Task.RETURN:
@@ -90,7 +95,7 @@ class Learning:
 
     def ring(self, asset: Asset) -> int:
         """How many rows the asset's plans need."""
-        if any(event.task in (Task.JOIN, Task.ADAPT, Task.ACCEPT) for event in asset.events):
+        if any(event.task in _LONG for event in asset.events):
             return self._learn_ring
         if asset.stage is Stage.COLLECTING:
             return self.first_ring
@@ -134,14 +139,31 @@ class Learning:
     def _accept(self, asset: Asset) -> None:
         """Learn the state in which an alarm stands; what was learned as ordinary movement before stays ordinary."""
         periods, learn_rows = self._settings.accept_periods, self._settings.learn_rows
-        if not asset.latch.standing or asset.rows - asset.latch.since < periods * learn_rows:
+        if asset.latch.standing and asset.rows - asset.latch.since >= periods * learn_rows:
+            self._learn_anew(asset, learn_rows)
+
+    def accept(self, asset: Asset) -> None:
+        """At once, because a person says so: from what has been seen of the state, and again when a learning period of
+        it has been. What is due to be judged must have been judged."""
+        if asset.stage is not Stage.ALARMING:
+            self._memory.calm(asset)
+            if asset.stage is not Stage.COLLECTING:
+                self._learn(asset)
             return
+        seen = asset.rows - asset.latch.since if asset.latch.standing else FEWEST_ACCEPTED
+        with np.errstate(all="ignore"):
+            self._learn_anew(asset, min(max(seen, FEWEST_ACCEPTED), asset.ring, self._settings.learn_rows))
+        asset.events = [event for event in asset.events if event.task not in (Task.ACCEPT, Task.REFINE)]
+        asset.plan(Event(asset.rows + self._settings.learn_rows, Task.REFINE))
+        self.resize(asset)
+
+    def _learn_anew(self, asset: Asset, rows: int) -> None:
         memory, index = self._memory, asset.index
         columns = [column for column, channel in enumerate(asset.channels) if channel not in asset.late]
         weights = [Row.WEIGHT, *range(Row.SPREAD + spread.OCTAVES, Row.SPREAD + 3 * spread.OCTAVES)]
         before, units = memory.header(asset)[np.ix_(weights, columns)], memory.unit[:, index].copy()
         low, high = memory.header(asset)[np.ix_([Row.LOW, Row.HIGH], columns)]
-        samples = memory.samples(asset, learn_rows)[:, columns]
+        samples = memory.samples(asset, rows)[:, columns]
         lesson = level.learn(samples)
         memory.learn(asset, Branch.LEVEL, lesson.level)
         self._write(asset, columns, lesson, lesson.level)
@@ -158,7 +180,7 @@ class Learning:
         header[Row.SWITCH, columns] = np.where(before[0] > 0.0, 0.0, header[Row.SWITCH, columns])
         wider = np.minimum(WIDER * units, WIDEST * memory.learned[:, index])
         memory.unit[:, index] = np.maximum(memory.unit[:, index], wider)
-        memory.follow[index] = min(self._look / (FOLLOW * learn_rows), 0.5)
+        memory.follow[index] = min(self._look / (FOLLOW * self._settings.learn_rows), 0.5)
         self._memory.calm(asset)
 
     def _learn_spread(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> looks.Lesson:
