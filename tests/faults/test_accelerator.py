@@ -292,7 +292,6 @@ def test_nobody_waits_for_a_device_that_takes_long_to_be_ready() -> None:
 
 
 ROWS = 900
-ALARM = topics.topic(Kind.ALARM, "millwright/detect")
 
 
 class Watcher:
@@ -305,7 +304,7 @@ class Watcher:
         self._heard = asyncio.Event()
 
     async def listen(self) -> None:
-        async with self._bus.subscribe(topics.everything(Kind.SCORE), ALARM) as batches:
+        async with self._bus.subscribe(topics.everything(Kind.SCORE), topics.everything(Kind.ALARM)) as batches:
             async for batch in batches:
                 for message in batch:
                     if message.payload:
@@ -321,7 +320,7 @@ class Watcher:
     def _take(self, event: object) -> None:
         if isinstance(event, Score):
             self.scores.append(event)
-        elif isinstance(event, Alarm):
+        elif isinstance(event, Alarm) and event.condition == "device-fallback":
             self.alarms.append(event)
 
 
