@@ -118,7 +118,11 @@ def _detect(config: Config, document: Document) -> Service:
     backend = inference_backend(config, bundle.card.backend)
     computer = engine.reconstructor(bundle, backend, inference_terms(config), devices_for(backend))
     limits = DetectorSettings(
-        settings.hop, settings.max_assets, settings.max_channels, accept_periods=settings.accept_periods
+        settings.hop,
+        settings.max_assets,
+        settings.max_channels,
+        accept_periods=settings.accept_periods,
+        accept_hours=settings.accept_hours,
     )
     return Detect(
         _session_of(config, "detect"),

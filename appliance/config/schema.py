@@ -126,6 +126,10 @@ class Detect(Struct, frozen=True, forbid_unknown_fields=True):
             "stood for is taken to be normal from then on. 0: never.",
         ),
     ] = 6
+    accept_hours: Annotated[
+        float,
+        Meta(ge=0, le=87_600, description="And no sooner than this: somebody shall have had the time to look."),
+    ] = 24.0
     max_assets: Annotated[int, Meta(ge=1, le=100_000, description="Assets judged at once; more are counted.")] = 2000
     max_channels: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Channels of all assets together; more are counted.")

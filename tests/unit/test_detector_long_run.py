@@ -112,11 +112,15 @@ def test_states_that_come_and_go_are_known_in_the_end() -> None:
     assert alarms(feed(Detector(DetectorSettings()), samples))[-1] >= 11_000  # what neither state explains still is
 
 
-@pytest.mark.parametrize(("periods", "stands"), [(6, False), (0, True)])
-def test_a_state_that_stays_is_accepted_after_some_periods_or_never(periods: int, stands: bool) -> None:
+@pytest.mark.parametrize(
+    ("periods", "hours", "stands"),
+    [(6, 0.0, False), (6, 0.6, False), (6, 1.4, True), (0, 0.0, True)],
+    ids=["after its periods", "its hours are over, too", "its hours are not over", "never"],
+)
+def test_a_state_that_stays_is_accepted_after_some_periods_and_hours(periods: int, hours: float, stands: bool) -> None:
     samples = noise(np.random.default_rng(7), 6000)
     samples[1000:] += 4.0
-    scores = feed(Detector(DetectorSettings(accept_periods=periods)), samples)
+    scores = feed(Detector(DetectorSettings(accept_periods=periods, accept_hours=hours)), samples)
     state = {row_of(score): score.alarm for score in scores}
     assert [state[row] for row in (1050, 2000, 3390)] == [True] * 3
     assert state[3500] is stands
@@ -127,7 +131,7 @@ def test_after_a_state_was_accepted_both_are_normal_and_others_are_not() -> None
     samples = noise(np.random.default_rng(8), 6000)
     samples[1000:4500] += 4.0
     samples[5500:] -= 6.0
-    found = alarms(feed(Detector(DetectorSettings()), samples))
+    found = alarms(feed(Detector(DetectorSettings(accept_hours=0.0)), samples))
     assert len(found) == 2
     assert 1000 <= found[0] < 1030
     assert 5500 <= found[1] < 5530

@@ -2,7 +2,7 @@
 
 Statistics are frozen once learned, and nothing is learned while an alarm stands: the task waits. There are two
 exceptions. The end of the learning period itself is its last lesson, alarm or not. And an alarm that has stood for many
-learning periods, without anybody doing anything about it, is how the machine is now: its last period is learned as
+learning periods and a day, without anybody doing anything about it, is how the machine is now: its last period is learned as
 another normal state; what a person accepts is so at once. From then on the centres follow the machine slowly, because
 it has shown that it moves.
 """
@@ -27,6 +27,7 @@ GAP_NS = 1_000_000_000  # and no less
 PATIENCE = 50  # rows that a task waits for the end of an alarm
 FEWEST_ACCEPTED = 32  # rows, when a person says that the present state is normal
 _LONG = (Task.JOIN, Task.ADAPT, Task.ACCEPT, Task.REFINE)  # they look at a whole learning period
+HOUR = 3_600_000_000_000  # ns
 FOLLOW = 1.5  # learning periods in which a centre makes up for most of a change
 
 
@@ -139,8 +140,18 @@ class Learning:
     def _accept(self, asset: Asset) -> None:
         """Learn the state in which an alarm stands; what was learned as ordinary movement before stays ordinary."""
         periods, learn_rows = self._settings.accept_periods, self._settings.learn_rows
-        if asset.latch.standing and asset.rows - asset.latch.since >= periods * learn_rows:
+        stood = asset.rows - asset.latch.since
+        if not asset.latch.standing or stood < periods * learn_rows:
+            return
+        if stood * self._pace(asset) >= self._settings.accept_hours * HOUR:
             self._learn_anew(asset, learn_rows)
+        else:
+            asset.plan(Event(asset.rows + learn_rows, Task.ACCEPT))
+
+    def _pace(self, asset: Asset) -> float:
+        """The time from row to row in the last learning period, in ns."""
+        times = self._memory.times(asset, min(asset.rows, self._settings.learn_rows))
+        return max(int(times[-1] - times[0]), 0) / max(len(times) - 1, 1)
 
     def accept(self, asset: Asset) -> None:
         """At once, because a person says so: from what has been seen of the state, and again when a learning period of

@@ -10,7 +10,7 @@ MAX_WIDTH = 1024  # channels of one asset
 
 
 class DetectorSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """One configuration for all assets. Rows are readings of an asset; nothing here is in seconds."""
+    """One configuration for all assets. Rows are readings of an asset; only a person's patience is in hours."""
 
     hop: Annotated[int, Meta(ge=1, le=1024, description="Judge an asset once every so many rows.")] = 1
     max_assets: Annotated[int, Meta(ge=1, le=100_000, description="Assets known at once.")] = 2000
@@ -27,6 +27,9 @@ class DetectorSettings(Struct, frozen=True, forbid_unknown_fields=True):
             description="Learning periods after which a standing alarm's state is learned; 0: never.",
         ),
     ] = 6
+    accept_hours: Annotated[
+        float, Meta(ge=0, le=87_600, description="And no sooner than this, by the readings' own times.")
+    ] = 24.0
 
     @property
     def collect_rows(self) -> int:
