@@ -9,37 +9,38 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import cbor2
 import msgspec
 
 from appliance import __version__
 from appliance.bus.port import Batch, Bus, Message
-from appliance.errors import BusError, DamagedError, EventError, InferenceError, StoreError
-from appliance.events import codec, rows, topics
+from appliance.errors import DamagedError, EventError, InferenceError, StoreError
+from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
-from appliance.events.schema import ANOMALY, Alarm, AlarmState, Command, Kind, Label, State, Verdict
+from appliance.events.schema import Command, Kind, State, Verdict
 from appliance.inference.detector.alarms import AlarmBook, Change
 from appliance.inference.detector.detector import Detector, Judged
-from appliance.inference.detector.feedback import REPORTED, Feedback, Said
-from appliance.inference.detector.rounds import FLAT, MISSING, RANGE, WEAR, Limit
+from appliance.inference.detector.feedback import Feedback, Said
+from appliance.inference.detector.rounds import Limit
 from appliance.runtime import files
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands
+from appliance.services.annunciator import FALLBACK, Annunciator
+from appliance.services.intake import Intake
 from appliance.services.status import Status, tell_ready
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 STATE_LIMIT = 256 << 20  # bytes of the state file
-PART = 4096  # messages dealt with before the event loop gets its turn
+PART = 2048  # messages dealt with before the event loop gets its turn
+TOGETHER = 2 * PART  # messages after which judging waits no longer
 TICK_S = 1.0
 GRACE_S = 1.0  # for an inference that is under way at the end
-MAX_TOPICS = 16_384  # remembered
 GATHER_S = 0.02  # between two judgements: many windows at once cost a fraction of as many alone
-OWN_ASSET, SERVED_ASSET, FALLBACK = "millwright/detect", "millwright/infer", "device-fallback"
-CONDITIONS = (ANOMALY, FALLBACK, MISSING, FLAT, RANGE, WEAR, REPORTED)  # of alarms that nobody else raises
+OWN_ASSET, SERVED_ASSET = "millwright/detect", "millwright/infer"
 MINUTE = 60_000_000_000  # ns
 MAX_SHELVED = 31 * 24 * 60  # minutes; what is shelved for ever is forgotten
 
@@ -71,14 +72,6 @@ class Computer(Protocol):
     def close(self) -> None: ...
 
 
-class _Lane(NamedTuple):
-    """How the readings of a topic are taken as long as they are what they were."""
-
-    asset: str
-    points: list[str]
-    read: rows.Reader
-
-
 class Detect:
     """`state_file` holds what was learned and which alarms stand; `checkpoint_s` is how often it is written."""
 
@@ -99,26 +92,27 @@ class Detect:
         self._book = AlarmBook()
         self._rounds = detector.rounds(limits)
         self._feedback = Feedback(self._book, detector, self._rounds)
+        self._annunciator = Annunciator(bus, self._book, self._feedback, clock)
         self._ledger, self._commands = Ledger(), Ledger()
+        self._intake = Intake(detector, self._ledger)
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._saving = asyncio.Lock()
         self._detecting = asyncio.Lock()  # the detector is at work, maybe in a thread
         self._taken = asyncio.Event()  # readings that were not judged yet
+        self._unjudged = 0  # so many of them
         self._saved_at_count = 0
-        self._assets: dict[str, str] = {}  # by topic
-        self._lanes: dict[str, _Lane] = {}  # by topic
         self._trouble = ""
 
     async def run(self, pulse: Pulse) -> None:
         self._restore()
-        self._bus.on_connected(self._assert_alarms)
+        self._bus.on_connected(self._annunciator.assert_all)
         async with self._bus:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._status.run(pulse), name="detect status")
                     group.create_task(self._serve(), name="detect commands")
                     group.create_task(self._tend(), name="detect checkpoints")
-                    group.create_task(self._clear_ghosts(), name="detect ghosts")
+                    group.create_task(self._annunciator.clear_ghosts(), name="detect ghosts")
                     group.create_task(self._watch_served(), name="detect served models")
                     group.create_task(self._judge_together(), name="detect judgements")
                     group.create_task(self._take_blocks(), name="detect blocks")
@@ -133,9 +127,10 @@ class Detect:
             await tell_ready(self._bus, pulse)
             async for batch in batches:
                 for part in _parts(batch):
-                    await self._detect(partial(self._take, part, self._clock()))
+                    await self._detect(partial(self._intake.take, part, self._clock()))
+                    self._unjudged += len(part)
                     self._taken.set()
-                    if len(part) == PART:
+                    if self._unjudged >= TOGETHER:
                         await self._judge()
                     pulse.beat()
                     await asyncio.sleep(0)
@@ -143,19 +138,10 @@ class Detect:
     async def _take_blocks(self) -> None:
         async with self._bus.subscribe(topics.everything(Kind.BLOCK)) as batches:
             async for batch in batches:
-                self._ledger.received += len(batch)
                 for message in batch:
-                    await self._detect(partial(self._take_block, message, self._clock()))
+                    await self._detect(partial(self._intake.take_block, message, self._clock()))
                     await asyncio.sleep(0)
                 self._taken.set()
-
-    def _take_block(self, message: Message, now: int) -> None:
-        try:
-            asset = self._assets.get(message.topic) or self._parse(message.topic)
-            self._detector.push_block(asset, codec.decode_block(message.payload, now))
-            self._ledger.processed += 1
-        except EventError as error:
-            self._ledger.refuse(error)
 
     async def _judge_together(self) -> None:
         """At once where it is quiet; where it is busy so much later that what came meanwhile shares the work."""
@@ -166,6 +152,7 @@ class Detect:
 
     async def _judge(self) -> None:
         self._taken.clear()
+        self._unjudged = 0
         await self._tell(await self._detect(self._detector.judge))
 
     async def _detect(self, work: Callable[[], _T]) -> _T:
@@ -179,47 +166,6 @@ class Detect:
             except asyncio.CancelledError:
                 await asyncio.wait([working], timeout=GRACE_S)
                 raise
-
-    def _take(self, batch: Batch, now: int) -> None:
-        """`now` in UTC ns stands in for the times of readings that carry none, a nanosecond apart: equal times would
-        make a duplicate of a value that stands still."""
-        lane_of, push_row, swift = self._lanes.get, self._detector.push_row, 0
-        self._ledger.received += len(batch)
-        for arrival, message in enumerate(batch, now):
-            lane = lane_of(message.topic)
-            if lane and (row := lane.read(message.payload)) and push_row(lane.asset, arrival, lane.points, row):
-                swift += 1
-            else:
-                self._take_thoroughly(message, arrival)
-        self._ledger.processed += swift
-
-    def _take_thoroughly(self, message: Message, arrival: int) -> None:
-        self._lanes.pop(message.topic, None)
-        try:
-            asset = self._assets.get(message.topic) or self._parse(message.topic)
-            reading = codec.decode_reading(message.payload, arrival)
-            self._detector.push(asset, reading)
-        except EventError as error:
-            self._ledger.refuse(error)
-            return
-        self._ledger.processed += 1
-        if reading.at == arrival and message.payload[:1] == b"{":
-            self._open_lane(message.topic, asset, len(reading.values))
-
-    def _parse(self, topic: str) -> str:
-        asset = topics.parse(topic).path
-        if len(self._assets) >= MAX_TOPICS:
-            self._assets.clear()  # a flood of names must not fill the memory
-        self._assets[topic] = asset
-        return asset
-
-    def _open_lane(self, topic: str, asset: str, width: int) -> None:
-        """The next reading of the topic may be like this one: a bare JSON map of all points."""
-        points = self._detector.points(asset)
-        if points is not None and len(points) == width and (read := rows.reader(points)):
-            if len(self._lanes) >= MAX_TOPICS:
-                self._lanes.clear()
-            self._lanes[topic] = _Lane(asset, points, read)
 
     async def _tell(self, judged: list[Judged]) -> None:
         if not judged:
@@ -235,58 +181,7 @@ class Detect:
         await self._save()
         for change in changes:
             log.info("%s: %s %s (%s)", change.asset, change.alarm.severity, change.alarm.state, change.alarm.cause)
-            self._publish(change)
-
-    def _publish(self, change: Change) -> None:
-        ended = change.alarm.state is AlarmState.NORMAL
-        try:
-            topic = topics.alarm(change.asset, change.alarm.condition)
-            self._bus.publish(topic, codec.encode(change.alarm), qos=1, retain=not ended)
-            if ended:
-                self._bus.publish(topic, b"", qos=1, retain=True)
-        except BusError as error:
-            log.warning("%s; told again after the next connection", error.message)
-
-    def _publish_label(self, asset: str, label: Label) -> None:
-        try:
-            self._bus.publish(topics.topic(Kind.LABEL, asset), codec.encode(label), qos=1)
-        except BusError as error:
-            log.warning("%s; told again after the next connection", error.message)
-
-    def _assert_alarms(self) -> None:
-        """Broker and listeners may have lost what they had: say the last ended alarms, all standing ones and the last
-        labels again."""
-        for change in self._book.ended:
-            if (change.asset, change.alarm.condition) not in self._book.standing:
-                self._publish(change)
-        for (asset, _), alarm in self._book.standing.items():
-            self._publish(Change(asset, alarm))
-        for asset, label in self._feedback.labels:
-            self._publish_label(asset, label)
-
-    async def _clear_ghosts(self) -> None:
-        """Retained alarms of a former life of this box, which nobody would ever end."""
-        async with self._bus.subscribe(topics.everything(Kind.ALARM), qos=1) as batches:
-            async for batch in batches:
-                for message in batch:
-                    ghost = self._ghost(message)
-                    if ghost is not None:
-                        self._publish(ghost)
-
-    def _ghost(self, message: Message) -> Change | None:
-        if not (message.retain and message.payload):
-            return None
-        try:
-            asset = topics.parse(message.topic).path
-            alarm = codec.decode(Kind.ALARM, message.payload, self._clock())
-        except EventError as error:
-            log.warning("%s carries no alarm: %s", message.topic, error.message)
-            return None
-        if isinstance(alarm, Alarm) and message.topic != topics.alarm(asset, alarm.condition):
-            self._bus.publish(message.topic, b"", qos=1, retain=True)  # of a release that had one topic an asset
-        if not isinstance(alarm, Alarm) or alarm.condition not in CONDITIONS or self._book.knows(asset, alarm.id):
-            return None
-        return Change(asset, msgspec.structs.replace(alarm, at=self._clock(), state=AlarmState.NORMAL, active=False))
+            self._annunciator.publish(change)
 
     async def _tend(self) -> None:
         ticks = 0
@@ -359,9 +254,9 @@ class Detect:
             answer = self._feedback.take(verdict, asked, command.by, self._clock())
         await self._save()
         for change in answer.changes:
-            self._publish(change)
+            self._annunciator.publish(change)
         if answer.label is not None:
-            self._publish_label(answer.asset, answer.label)
+            self._annunciator.publish_label(answer.asset, answer.label)
         return answer.result
 
     async def _relearn(self, command: Command) -> dict[str, Any]:
@@ -370,7 +265,7 @@ class Detect:
             changes = self._feedback.relearn(asset, command.by, self._clock())
         await self._save()
         for change in changes:
-            self._publish(change)
+            self._annunciator.publish(change)
         return {"asset": asset, "state": "learning anew"}
 
     async def _operate(self, change: Change) -> dict[str, Any]:
