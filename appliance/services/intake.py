@@ -1,0 +1,78 @@
+"""From messages to rows of the detector: topics parsed once, payloads decoded, books kept."""
+
+from typing import NamedTuple
+
+from appliance.bus.port import Batch, Message
+from appliance.errors import EventError
+from appliance.events import codec, rows, topics
+from appliance.events.ledger import Ledger
+from appliance.inference.detector.detector import Detector
+
+MAX_TOPICS = 16_384  # remembered
+
+
+class _Lane(NamedTuple):
+    """How the readings of a topic are taken as long as they are what they were."""
+
+    asset: str
+    points: list[str]
+    read: rows.Reader
+
+
+class Intake:
+    """`ledger` counts what comes, what is taken, and what is refused under which reason."""
+
+    def __init__(self, detector: Detector, ledger: Ledger) -> None:
+        self._detector, self._ledger = detector, ledger
+        self._assets: dict[str, str] = {}  # by topic
+        self._lanes: dict[str, _Lane] = {}  # by topic
+
+    def take(self, batch: Batch, now: int) -> None:
+        """`now` in UTC ns stands in for the times of readings that carry none, a nanosecond apart: equal times would
+        make a duplicate of a value that stands still."""
+        lane_of, push_row, swift = self._lanes.get, self._detector.push_row, 0
+        self._ledger.received += len(batch)
+        for arrival, message in enumerate(batch, now):
+            lane = lane_of(message.topic)
+            if lane and (row := lane.read(message.payload)) and push_row(lane.asset, arrival, lane.points, row):
+                swift += 1
+            else:
+                self._take_thoroughly(message, arrival)
+        self._ledger.processed += swift
+
+    def _take_thoroughly(self, message: Message, arrival: int) -> None:
+        self._lanes.pop(message.topic, None)
+        try:
+            asset = self._assets.get(message.topic) or self._parse(message.topic)
+            reading = codec.decode_reading(message.payload, arrival)
+            self._detector.push(asset, reading)
+        except EventError as error:
+            self._ledger.refuse(error)
+            return
+        self._ledger.processed += 1
+        if reading.at == arrival and message.payload[:1] == b"{":
+            self._open_lane(message.topic, asset, len(reading.values))
+
+    def _parse(self, topic: str) -> str:
+        asset = topics.parse(topic).path
+        if len(self._assets) >= MAX_TOPICS:
+            self._assets.clear()  # a flood of names must not fill the memory
+        self._assets[topic] = asset
+        return asset
+
+    def _open_lane(self, topic: str, asset: str, width: int) -> None:
+        """The next reading of the topic may be like this one: a bare JSON map of all points."""
+        points = self._detector.points(asset)
+        if points is not None and len(points) == width and (read := rows.reader(points)):
+            if len(self._lanes) >= MAX_TOPICS:
+                self._lanes.clear()
+            self._lanes[topic] = _Lane(asset, points, read)
+
+    def take_block(self, message: Message, now: int) -> None:
+        self._ledger.received += 1
+        try:
+            asset = self._assets.get(message.topic) or self._parse(message.topic)
+            self._detector.push_block(asset, codec.decode_block(message.payload, now))
+            self._ledger.processed += 1
+        except EventError as error:
+            self._ledger.refuse(error)
