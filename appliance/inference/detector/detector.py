@@ -144,7 +144,7 @@ class Detector:
 
     def describe(self) -> dict[str, Any]:
         """Plain values for a status display; bounded, whatever the number of assets."""
-        stages = Counter(known.stage.value for known in self._assets.values())
+        stages = Counter(known.stage.value for known in list(self._assets.values()))
         return {
             "assets": len(self._assets),
             "channels": self._admission.channels,
