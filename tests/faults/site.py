@@ -23,7 +23,7 @@ from appliance.bus.mqtt import MqttBus
 from appliance.bus.port import Batch
 from appliance.errors import EventError
 from appliance.events import codec, topics
-from appliance.events.schema import Alarm, Kind, State
+from appliance.events.schema import ANOMALY, Alarm, Kind, State
 
 BROKER, MOSQUITTO = "broker", "mosquitto"
 SERVICES = ("record", "detect", "ingest")
@@ -99,7 +99,7 @@ class Site:
         }
         self.bus = MqttBus(f"unix:{folder}/run/mqtt.sock")
         self.states: dict[str, State] = {}
-        self.alarms: dict[str, Alarm] = {}  # standing, by asset
+        self.alarms: dict[str, Alarm] = {}  # standing anomalies, by asset
         self._heard = asyncio.Event()
 
     @property
@@ -200,6 +200,8 @@ class Site:
                     event = codec.decode(kind, message.payload, time.time_ns()) if message.payload else None
                 except EventError:
                     continue  # a test's own garbage
+                if kind is Kind.ALARM and topics.condition(message.topic) != ANOMALY:
+                    continue
                 if isinstance(event, State):
                     self.states[path] = event
                 elif isinstance(event, Alarm) and event.state != "normal":

@@ -1,5 +1,7 @@
 """The alarm book against ISA-18.2, and against any sequence of events."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,3 +168,51 @@ def _apply(book: AlarmBook, step: str, at: int) -> None:
             book.unshelve(ASSET, "ann", at)
         case _:
             book.expire(at)
+
+
+def test_conditions_of_an_asset_live_side_by_side() -> None:
+    book, anomaly = raised(Stage.WARNING)
+    flat = book.hold(ASSET, "flat-line", "a stands still", 100)
+    limit = book.hold(ASSET, "out-of-range", "a is 12", 101, severity=Severity.ALARM, value=12.0, limit=10.0)
+    assert flat is not None
+    assert limit is not None
+    assert len({change.alarm.id for change in (anomaly, flat, limit)}) == 3
+    assert [alarm.condition for alarm in book.of(ASSET)] == ["out-of-range", "anomaly", "flat-line"]
+    assert book.acknowledge(ASSET, "ann", 102).alarm.condition == "out-of-range"
+    assert book.acknowledge(ASSET, "ann", 103).alarm.condition == "anomaly"
+    assert book.hold(ASSET, "out-of-range", "", 104) is not None
+    assert set(book.standing) == {(ASSET, "anomaly"), (ASSET, "flat-line")}
+    copy = AlarmBook()
+    copy.restore(book.snapshot())
+    assert copy.standing == book.standing
+
+
+def test_a_condition_is_told_anew_in_other_words() -> None:
+    book = AlarmBook()
+    book.hold(ASSET, "wear", "9 days", 100)
+    assert book.restate(ASSET, "wear", "9 days", 110) is None
+    change = book.restate(ASSET, "wear", "4 days", 120)
+    assert change is not None
+    assert (change.alarm.message, change.alarm.raised, change.alarm.at) == ("4 days", 100, 120)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["on", "off", "ack", "shelve", "expire", "normal"]), st.integers(0, 1))))
+def test_whatever_is_said_of_one_condition_leaves_the_other_alone(steps: list[tuple[str, int]]) -> None:
+    book, conditions = AlarmBook(), ("flat-line", "wear")
+    for at, (step, which) in enumerate(steps, 1):
+        condition, other = conditions[which], conditions[1 - which]
+        alarm, before = book.standing.get((ASSET, condition)), book.standing.get((ASSET, other))
+        if step in ("on", "off"):
+            book.hold(ASSET, condition, "why" if step == "on" else "", at)
+        elif step == "expire":
+            book.expire(0)
+        elif alarm is not None and step == "normal":
+            assert book.dismiss(alarm, ASSET, "ann", at).alarm.state is AlarmState.NORMAL
+        elif alarm is not None:
+            _person(book, step, alarm.id, at)
+        assert book.standing.get((ASSET, other)) == before
+
+
+def _person(book: AlarmBook, step: str, identity: str, at: int) -> None:
+    with contextlib.suppress(MillwrightError):  # impossible in this state, which the test above is about
+        book.acknowledge(identity, "ann", at) if step == "ack" else book.shelve(identity, "ann", at, at + 3)

@@ -320,3 +320,13 @@ def test_a_command_carries_plain_values_only(odd: object) -> None:
 def test_whatever_a_command_carries_can_be_said_again(args: dict[str, Any]) -> None:
     command = codec.decode(Kind.COMMAND, cbor2.dumps({"at": NOW, "state": "init", "args": {"a": [args]}}), NOW)
     assert codec.decode(Kind.COMMAND, codec.encode(command), NOW) == command
+
+
+@given(ASSET, st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True))
+def test_an_alarm_of_another_condition_has_a_topic_that_no_asset_has(asset: str, condition: str) -> None:
+    topic = topics.alarm(asset, condition)
+    assert topics.parse(topic) == (Kind.ALARM, asset)
+    assert topics.condition(topic) == condition
+    if condition != "anomaly":
+        with pytest.raises(EventError):
+            topics.parse(topic.replace("alarm", "score", 1))

@@ -29,7 +29,7 @@ REMEMBERED = 256  # labels that are told again after a lost connection
 MAX_LESSONS = 100_000
 NAMED = 8  # in `describe`
 
-_Time = Annotated[int, Meta(ge=0, lt=1 << 63)]  # UTC ns
+_Time = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # UTC ns
 
 
 class Said(Struct, forbid_unknown_fields=True):

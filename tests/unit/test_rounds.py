@@ -1,0 +1,289 @@
+"""What the rounds over all assets find: readings that stay away, channels that stand still, ranges, slow wear."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.events.schema import ANOMALY, Reading, Severity, Verdict
+from appliance.inference.detector.alarms import AlarmBook
+from appliance.inference.detector.detector import Detector
+from appliance.inference.detector.feedback import Feedback, Said
+from appliance.inference.detector.rounds import FLAT, MISSING, RANGE, WEAR, Finding, Limit, Rounds
+from appliance.inference.detector.settings import DetectorSettings
+from appliance.inference.detector.trend import BLOCK, Batch, Goal, Trends
+
+SECOND = 1_000_000_000
+START = 1_790_000_000 * SECOND
+PUMP = "line1/pump"
+
+
+class Plant:
+    """A machine with a reading each second, and the rounds after each."""
+
+    def __init__(self, *limits: Limit) -> None:
+        self.detector = Detector(DetectorSettings())
+        self.rounds: Rounds = self.detector.rounds(limits)
+        self.noise = np.random.default_rng(1)
+        self.now = START
+        self.found: list[Finding] = []
+
+    def pass_time(self, seconds: int, **fixed: float) -> list[Finding]:
+        """With readings, if values are given: `fixed` ones instead of noise."""
+        found: list[Finding] = []
+        for _ in range(seconds):
+            self.now += SECOND
+            if fixed:
+                noise = {"a": self.noise.normal(), "b": self.noise.normal(), "setpoint": 4.0}
+                values = {name: float(value) for name, value in (noise | fixed).items()}
+                self.detector.push(PUMP, Reading(self.now, values))
+                self.detector.judge()
+            found += self.rounds.walk(self.now)
+        return found
+
+    def restart(self) -> None:
+        """As after a restart of the service."""
+        learned, seen = self.detector.snapshot(), self.rounds.snapshot()
+        self.detector = Detector(DetectorSettings())
+        self.rounds = self.detector.rounds()
+        self.detector.restore(learned)
+        self.rounds.restore(seen)
+
+
+def test_readings_that_stay_away_are_missed_once_and_welcome() -> None:
+    plant = Plant()
+    assert plant.pass_time(100, setpoint=4.0) == []
+    (missing,) = plant.pass_time(200)
+    assert (missing.asset, missing.condition, missing.severity) == (PUMP, MISSING, Severity.WARNING)
+    plant.restart()
+    assert plant.pass_time(100) == []
+    assert plant.pass_time(5, setpoint=4.0) == [Finding(PUMP, MISSING)]
+
+
+def test_an_asset_that_was_hardly_seen_is_not_missed() -> None:
+    plant = Plant()
+    plant.pass_time(20, setpoint=4.0)
+    assert plant.pass_time(500) == []
+
+
+def test_what_nobody_could_hear_is_not_missed() -> None:
+    plant = Plant()
+    plant.pass_time(100, setpoint=4.0)
+    assert [plant.rounds.walk(plant.now + second * SECOND, listening=False) for second in range(500)] == [[]] * 500
+
+
+@pytest.mark.parametrize(("pause", "told"), [("normal", 1), ("nothing", 3)])
+def test_a_pause_becomes_a_habit(pause: str, told: int) -> None:
+    plant = Plant()
+    plant.pass_time(100, setpoint=4.0)
+    found = []
+    for _ in range(6):
+        found += [one for one in plant.pass_time(300) if one.why]
+        if pause == "normal":
+            plant.rounds.accept(PUMP, MISSING)
+        plant.pass_time(100, setpoint=4.0)
+    assert len(found) == told
+
+
+def test_a_channel_that_stands_still_is_told_and_a_setpoint_never() -> None:
+    plant = Plant()
+    assert plant.pass_time(1000, setpoint=4.0) == []
+    (flat,) = plant.pass_time(100, a=0.25)
+    assert (flat.condition, flat.cause) == (FLAT, "a")
+    plant.restart()
+    assert plant.pass_time(3, setpoint=4.0) == [Finding(PUMP, FLAT)]
+
+
+def test_a_declared_range_holds_from_the_first_reading_on() -> None:
+    plant = Plant(Limit("line1/#", "a", -math.inf, 50.0))
+    plant.pass_time(3, setpoint=4.0)
+    (out,) = plant.pass_time(1, a=51.0)
+    assert (out.condition, out.severity, out.value, out.limit) == (RANGE, Severity.ALARM, 51.0, 50.0)
+    assert plant.pass_time(5, setpoint=4.0) == []  # not yet: it may come back
+    assert plant.pass_time(10, setpoint=4.0) == [Finding(PUMP, RANGE)]
+
+
+@pytest.mark.parametrize(
+    ("declared", "holds"),
+    [("line1/pump", True), ("line1/#", True), ("#", True), ("line1/pum", False), ("line/#", False)],
+)
+def test_whom_a_limit_concerns(declared: str, holds: bool) -> None:
+    assert Limit(declared, "a", 0.0, 1.0).holds(PUMP) is holds
+
+
+STEPS = st.lists(st.sampled_from(["readings", "silence", "still", "high", "restart", "normal"]), max_size=12)
+
+
+@given(STEPS)
+@settings(max_examples=25, deadline=None)
+def test_whatever_happens_each_condition_begins_and_ends_in_turn(steps: list[str]) -> None:
+    plant = Plant(Limit("#", "b", -math.inf, 50.0))
+    plant.pass_time(450, setpoint=4.0)
+    standing: set[str] = set()
+    for step in steps:
+        found = []
+        if step == "restart":
+            plant.restart()
+        elif step == "normal":
+            for condition in sorted(standing - {RANGE}):
+                plant.rounds.accept(PUMP, condition)
+                standing.discard(condition)
+        else:
+            values = {"readings": {"setpoint": 4.0}, "still": {"a": 1.0}, "high": {"b": 60.0}, "silence": {}}[step]
+            found = plant.pass_time(70, **values)
+        for one in found:
+            assert (one.condition in standing) is not bool(one.why)
+            standing ^= {one.condition}
+
+
+# 64 rows a block, 10 s a row: a day is 135 blocks.
+BLOCK_S = 640.0
+DAY = 135
+
+
+def trended(path: "np.ndarray[tuple[int], np.dtype[np.float64]]", limit: float) -> tuple[int, Trends]:
+    """The block at which the channel first trends, or -1."""
+    trends, first = Trends(), -1
+    trends.rearrange(np.array([-1]), np.array([-1]))
+    goal = Goal(np.zeros(1), np.array([-limit]), np.array([limit]))
+    none = np.zeros(1, np.int64)
+    for number, value in enumerate(path.tolist()):
+        at_s = np.array([number * BLOCK_S])
+        trends.add(Batch(none, at_s, none, none, np.array([value]), goal), np.zeros(1, bool))
+        if first < 0 and trends.standing().any():
+            first = number
+    return first, trends
+
+
+def noise(blocks: int, seed: int = 0) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """Medians of 64 rows of white noise."""
+    return np.random.default_rng(seed).normal(size=blocks) * 1.25 / math.sqrt(BLOCK)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("shape", ["noise", "day", "step", "slow noise"])
+def test_what_is_no_wear_does_not_trend(shape: str, seed: int) -> None:
+    blocks = 7 * DAY
+    path = noise(blocks, seed)
+    if shape == "day":
+        path += 3.0 * np.sin(np.arange(blocks) * math.tau / DAY + seed)
+    if shape == "step":
+        path[4 * DAY + 7 * seed :] += 5.0
+    if shape == "slow noise":
+        for place in range(1, blocks):
+            path[place] += 0.8 * path[place - 1]
+    assert trended(path, 20.0)[0] == -1
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_wear_is_told_half_way_with_an_estimate_within_a_factor_of_two(sign: float) -> None:
+    healthy, wear = 3 * DAY, 6 * DAY
+    path = noise(healthy + wear)
+    path[healthy:] += np.arange(wear) * 20.0 / wear
+    first, _ = trended(sign * path, 20.0)
+    assert healthy < first < healthy + wear // 2
+    half = healthy + wear // 2
+    _, trends = trended(sign * path[:half], 20.0)
+    trend = trends.trend(0, 0, Goal(np.zeros(1), np.array([-20.0]), np.array([20.0])))
+    assert trend is not None
+    assert trend.per_day * sign == pytest.approx(20.0 * DAY / wear, rel=0.3)
+    assert 0.5 < trend.left_s / (wear / 2 * BLOCK_S) < 2.0
+    trends.accept(np.array([0]))
+    assert not trends.standing().any()
+
+
+def test_wear_reaches_the_alarms_with_its_estimate() -> None:
+    """Through the detector: readings a minute apart, so that days are short."""
+    detector = Detector(DetectorSettings())
+    rounds = detector.rounds([Limit(PUMP, "a", -math.inf, 60.0)])
+    book = AlarmBook()
+    feedback = Feedback(book, detector, rounds)
+    rng, healthy, wear = np.random.default_rng(3), 6000, 6000
+    told_at = -1
+    for row in range(healthy + wear * 2 // 3):
+        now = START + row * 60 * SECOND
+        worn = max(row - healthy, 0) / wear * 60.0
+        detector.push(PUMP, Reading(now, {"a": float(rng.normal() + worn)}))
+        if row % 32 == 0:
+            detector.judge()
+            feedback.find(rounds.walk(now), now)
+            if told_at < 0 and (PUMP, WEAR) in book.standing:
+                told_at = row
+    alarm = book.standing[PUMP, WEAR]
+    assert healthy < told_at < healthy + wear // 2
+    assert (alarm.severity, alarm.cause, alarm.threshold) == (Severity.WARNING, "a", 60.0)
+    assert "it reaches its limit 60 in about" in alarm.message
+    (worst,) = rounds.describe()["wear"]
+    assert 0.5 < worst["days_left"] / (wear / 3 / 1440) < 2.0
+
+
+class Person:
+    """A machine that learned, its detector, and somebody who speaks of it."""
+
+    def __init__(self) -> None:
+        self.plant = Plant()
+        self.book = AlarmBook()
+        self.feedback = Feedback(self.book, self.plant.detector, self.plant.rounds)
+
+    def see(self, rows: int, **values: float) -> None:
+        plant = self.plant
+        for _ in range(rows):
+            plant.now += SECOND
+            noise = {"a": plant.noise.normal(), "b": plant.noise.normal()}
+            shifted = {name: float(value + values.get(name, 0.0)) for name, value in noise.items()}
+            plant.detector.push(PUMP, Reading(plant.now, shifted))
+            for asset, score in plant.detector.judge():
+                self.book.judge(asset, score)
+            self.feedback.find(plant.rounds.walk(plant.now), plant.now)
+
+    def say(self, verdict: Verdict, alarm: str) -> dict[str, str]:
+        return self.feedback.take(verdict, Said(alarm), "ann", self.plant.now).result
+
+
+def test_normal_ends_the_alarm_and_the_same_state_raises_no_other() -> None:
+    person = Person()
+    person.see(500)
+    person.see(60, a=8.0)
+    alarm = person.book.standing[PUMP, ANOMALY]
+    answer = person.say(Verdict.NORMAL, alarm.id)
+    assert answer["state"] == "normal"
+    assert person.say(Verdict.NORMAL, alarm.id) == answer
+    assert [label.alarm for _, label in person.feedback.labels] == [alarm.id]
+    person.see(900, a=8.0)
+    assert person.book.standing == {}
+
+
+def test_a_fault_is_never_learned() -> None:
+    person = Person()
+    person.see(500)
+    person.see(60, a=8.0)
+    person.say(Verdict.FAULT, PUMP)
+    person.see(400 * 8, a=8.0)  # for as long as an alarm is accepted after otherwise
+    assert person.book.standing[PUMP, ANOMALY].active
+    assert [label.verdict for _, label in person.feedback.labels] == [Verdict.FAULT]
+
+
+def test_a_fault_while_it_learned_is_offered_to_be_learned_anew() -> None:
+    person = Person()
+    person.see(500)
+    assert person.feedback.describe() == {"unconfirmed": {"count": 1, "assets": [PUMP]}}
+    since = person.plant.now - 450 * SECOND
+    said = Said(PUMP, since, since + 100 * SECOND)
+    answer = person.feedback.take(Verdict.FAULT, said, "ann", person.plant.now)
+    assert f"alarms relearn {PUMP}" in answer.result["advice"]
+    person.feedback.relearn(PUMP, "ann", person.plant.now)
+    assert person.plant.detector.assets() == []
+    person.see(100)
+    assert person.plant.detector.assets()[0].rows == 100
+    assert person.feedback.describe() == {}
+
+
+def test_a_healthy_learning_period_is_confirmed_once() -> None:
+    person = Person()
+    person.see(500)
+    person.say(Verdict.NORMAL, PUMP)
+    assert person.feedback.describe() == {}
+    ((_, label),) = person.feedback.labels
+    assert (label.condition, label.until - label.since) == ("learning-period", pytest.approx(399 * SECOND, abs=SECOND))
