@@ -109,7 +109,7 @@ def _record(config: Config, _: Document) -> Service:
 def _detect(config: Config, document: Document) -> Service:
     from appliance.inference import engine, models
     from appliance.inference.detector.detector import Detector
-    from appliance.inference.detector.rounds import Limit
+    from appliance.inference.detector.quality import Limit
     from appliance.inference.detector.settings import DetectorSettings
     from appliance.services.detect import Detect
 

@@ -70,8 +70,10 @@ class Annunciator:
         except EventError as error:
             log.warning("%s carries no alarm: %s", message.topic, error.message)
             return None
-        if isinstance(alarm, Alarm) and message.topic != topics.alarm(asset, alarm.condition):
+        if not isinstance(alarm, Alarm) or alarm.condition not in CONDITIONS:
+            return None
+        if message.topic != topics.alarm(asset, alarm.condition):
             self._bus.publish(message.topic, b"", qos=1, retain=True)  # of a release that had one topic an asset
-        if not isinstance(alarm, Alarm) or alarm.condition not in CONDITIONS or self._book.knows(asset, alarm.id):
+        if self._book.knows(asset, alarm.id):
             return None
         return Change(asset, msgspec.structs.replace(alarm, at=self._clock(), state=AlarmState.NORMAL, active=False))

@@ -23,7 +23,7 @@ from appliance.events.schema import Command, Kind, State, Verdict
 from appliance.inference.detector.alarms import AlarmBook, Change
 from appliance.inference.detector.detector import Detector, Judged
 from appliance.inference.detector.feedback import Feedback, Said
-from appliance.inference.detector.rounds import Limit
+from appliance.inference.detector.quality import Limit
 from appliance.runtime import files
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands

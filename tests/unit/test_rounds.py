@@ -11,20 +11,22 @@ from appliance.events.schema import ANOMALY, Reading, Severity, Verdict
 from appliance.inference.detector.alarms import AlarmBook
 from appliance.inference.detector.detector import Detector
 from appliance.inference.detector.feedback import Feedback, Said
-from appliance.inference.detector.rounds import FLAT, MISSING, RANGE, WEAR, Finding, Limit, Rounds
+from appliance.inference.detector.quality import Limit
+from appliance.inference.detector.rounds import FLAT, MISSING, RANGE, WEAR, Finding, Rounds
 from appliance.inference.detector.settings import DetectorSettings
 from appliance.inference.detector.trend import BLOCK, Batch, Goal, Trends
 
 SECOND = 1_000_000_000
 START = 1_790_000_000 * SECOND
 PUMP = "line1/pump"
+SETTINGS = DetectorSettings(accept_hours=0.0)
 
 
 class Plant:
     """A machine with a reading each second, and the rounds after each."""
 
     def __init__(self, *limits: Limit) -> None:
-        self.detector = Detector(DetectorSettings())
+        self.detector = Detector(SETTINGS)
         self.rounds: Rounds = self.detector.rounds(limits)
         self.noise = np.random.default_rng(1)
         self.now = START
@@ -46,7 +48,7 @@ class Plant:
     def restart(self) -> None:
         """As after a restart of the service."""
         learned, seen = self.detector.snapshot(), self.rounds.snapshot()
-        self.detector = Detector(DetectorSettings())
+        self.detector = Detector(SETTINGS)
         self.rounds = self.detector.rounds()
         self.detector.restore(learned)
         self.rounds.restore(seen)
@@ -255,14 +257,16 @@ def test_normal_ends_the_alarm_and_the_same_state_raises_no_other() -> None:
     assert person.book.standing == {}
 
 
-def test_a_fault_is_never_learned() -> None:
+@pytest.mark.parametrize("called", [Verdict.FAULT, None])
+def test_what_stands_for_long_is_learned_but_never_a_fault(called: Verdict | None) -> None:
     person = Person()
     person.see(500)
     person.see(60, a=8.0)
-    person.say(Verdict.FAULT, PUMP)
-    person.see(400 * 8, a=8.0)  # for as long as an alarm is accepted after otherwise
-    assert person.book.standing[PUMP, ANOMALY].active
-    assert [label.verdict for _, label in person.feedback.labels] == [Verdict.FAULT]
+    if called:
+        person.say(called, PUMP)
+    person.see(400 * 8, a=8.0)
+    assert person.book.standing[PUMP, ANOMALY].active is bool(called)
+    assert [label.verdict for _, label in person.feedback.labels] == ([called] if called else [])
 
 
 def test_a_fault_while_it_learned_is_offered_to_be_learned_anew() -> None:
@@ -275,6 +279,7 @@ def test_a_fault_while_it_learned_is_offered_to_be_learned_anew() -> None:
     assert f"alarms relearn {PUMP}" in answer.result["advice"]
     person.feedback.relearn(PUMP, "ann", person.plant.now)
     assert person.plant.detector.assets() == []
+    assert person.plant.rounds.walk(person.plant.now) == []  # nobody is left
     person.see(100)
     assert person.plant.detector.assets()[0].rows == 100
     assert person.feedback.describe() == {}

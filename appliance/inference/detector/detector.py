@@ -25,7 +25,8 @@ from appliance.inference.detector.judging import Judge, Judged
 from appliance.inference.detector.learning import Learning
 from appliance.inference.detector.level import WINDOW
 from appliance.inference.detector.memory import Memory
-from appliance.inference.detector.rounds import Limit, Rounds
+from appliance.inference.detector.quality import Limit
+from appliance.inference.detector.rounds import Rounds
 from appliance.inference.detector.settings import DetectorSettings
 
 __all__ = ["Detector", "DetectorSettings", "Judged", "Known", "Reconstructor"]

@@ -2,9 +2,9 @@
 
 Statistics are frozen once learned, and nothing is learned while an alarm stands: the task waits. There are two
 exceptions. The end of the learning period itself is its last lesson, alarm or not. And an alarm that has stood for many
-learning periods and a day, without anybody doing anything about it, is how the machine is now: its last period is learned as
-another normal state; what a person accepts is so at once. From then on the centres follow the machine slowly, because
-it has shown that it moves.
+learning periods and a day, without anybody doing anything about it, is how the machine is now: its last period is
+learned as another normal state; what a person accepts is so at once. From then on the centres follow the machine
+slowly, because it has shown that it moves.
 """
 
 import numpy as np

@@ -7,7 +7,7 @@ What ends by itself and comes again just as long, three times running, is a habi
 is not told any more; what a person calls normal is so at once.
 """
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,6 +193,21 @@ class Stillness(Columns):
         habit[told] = self.habits.ended(place[told], run[told])
         ordinary = np.where(told, np.where(habit, run * ROOM / REPETITIONS, 0.0), run)
         self.longest[place] = np.maximum(self.longest[place], ordinary)
+
+
+class Limit(NamedTuple):
+    """Declared by whoever knows the machine. `asset` may end in /#, and # alone is every asset."""
+
+    asset: str
+    point: str
+    low: float
+    high: float
+
+    def holds(self, asset: str) -> bool:
+        if self.asset.endswith("#"):
+            stem = self.asset.removesuffix("#")
+            return asset.startswith(stem) or asset == stem.removesuffix("/")
+        return self.asset == asset
 
 
 class Range(Columns):

@@ -18,13 +18,14 @@ from msgspec import Meta, Struct
 
 from appliance.errors import InferenceError
 from appliance.events.schema import Severity
-from appliance.inference.detector.arena import Floats, Integers
+from appliance.inference.detector.arena import Integers
 from appliance.inference.detector.asset import Asset, Task
 from appliance.inference.detector.latch import NO_BRANCH, THRESHOLD
-from appliance.inference.detector.memory import HEADER, Branch, Memory, Row
-from appliance.inference.detector.quality import BUSY, FEWEST_VALUES, Bools, Columns, Range, Silence, Stillness
+from appliance.inference.detector.memory import Branch, Memory, Row
+from appliance.inference.detector.places import Places, spans
+from appliance.inference.detector.quality import BUSY, FEWEST_VALUES, Bools, Columns, Limit, Range, Silence, Stillness
 from appliance.inference.detector.settings import DetectorSettings
-from appliance.inference.detector.trend import BLOCK, Batch, Goal, Trend, Trends
+from appliance.inference.detector.trend import BLOCK, Batch, Goal, Trend, Trends, span_text, wear_text
 
 MISSING, FLAT, RANGE, WEAR = "missing-data", "flat-line", "out-of-range", "wear"
 LONGEST_STEP_S = 10.0  # between two walks; what is more was sleep, or a clock that was set
@@ -34,21 +35,6 @@ RENEW = 1.5  # an estimate that changes by so much is told anew
 NAMED = 8  # in `describe`
 VERSION = 1
 _PHASE = 29  # so that the blocks of assets that began together do not end together
-
-
-class Limit(NamedTuple):
-    """Declared by whoever knows the machine. `asset` may end in /#, and # alone is every asset."""
-
-    asset: str
-    point: str
-    low: float
-    high: float
-
-    def holds(self, asset: str) -> bool:
-        if self.asset.endswith("#"):
-            stem = self.asset.removesuffix("#")
-            return asset.startswith(stem) or asset == stem.removesuffix("/")
-        return self.asset == asset
 
 
 class Finding(NamedTuple):
@@ -93,11 +79,7 @@ class Rounds:
     ) -> None:
         self._settings, self._memory, self._known = settings, memory, assets
         self._limits = list(limits)
-        self._assets: list[Asset] = []  # by place
-        self._names: list[str] = []
-        self._channels: list[list[str]] = []
-        self._width: Integers = np.zeros(0, np.int64)
-        self._first: Integers = np.zeros(0, np.int64)  # place of an asset's first channel
+        self._places = Places(memory)
         self._own, self._silence, self._still, self._range = Assets(), Silence(), Stillness(), Range()
         self._trends = Trends()
         self._told: dict[str, dict[str, str]] = {}  # asset -> condition -> why
@@ -111,9 +93,9 @@ class Rounds:
         step_s = min(max(now - self._before, 0) / 1e9, LONGEST_STEP_S) if self._before else 0.0
         self._before = now
         self._arrange()
-        if not self._assets:
+        if not self._places.assets:
             return []
-        rows = np.array([asset.rows for asset in self._assets], np.int64)
+        rows = np.array([asset.rows for asset in self._places.assets], np.int64)
         gained = np.where(rows < self._own.rows, 0, rows - self._own.rows)
         with np.errstate(all="ignore"):  # values near the end of the range
             self._watch(rows, gained)
@@ -132,10 +114,10 @@ class Rounds:
     def accept(self, asset: str, condition: str) -> None:
         """It is normal from now on. The condition of an anomaly means the asset's present state as a whole."""
         self._arrange()
-        place = self._names.index(asset) if asset in self._names else -1
+        place = self._places.names.index(asset) if asset in self._places.names else -1
         if place < 0:
             return
-        channels = np.arange(self._first[place], self._first[place] + self._width[place])
+        channels = np.arange(self._places.first[place], self._places.first[place] + self._places.width[place])
         if condition == MISSING:
             self._silence.accept(place)
         if condition == FLAT:
@@ -158,9 +140,7 @@ class Rounds:
         ended = [Finding(asset, condition) for condition in self._told.pop(asset, {})]
         self._trending.pop(asset, None)
         self._marked.discard(asset)
-        if asset in self._names:
-            self._names[self._names.index(asset)] = ""  # nobody's, so that nothing is carried over
-            self._assets = []
+        self._places.forget(asset)
         return ended
 
     def describe(self) -> dict[str, Any]:
@@ -185,7 +165,7 @@ class Rounds:
     def snapshot(self) -> bytes:
         saved = _Saved(
             VERSION,
-            list(zip(self._names, self._channels, strict=True)),
+            list(zip(self._places.names, self._places.channels, strict=True)),
             {name: table.dump() for name, table in self._tables().items()},
             self._told,
             sorted(self._marked),
@@ -207,12 +187,8 @@ class Rounds:
                 f"what the rounds over the assets had learned cannot be read: {error}",
                 "Move the state file away; the assets learn anew.",
             ) from error
-        self._names = [name for name, _ in saved.assets]
-        self._channels = [channels for _, channels in saved.assets]
-        self._width = np.array([len(channels) for channels in self._channels], np.int64)
-        self._first = np.cumsum(self._width) - self._width
+        self._places.restore(saved.assets)
         self._told, self._marked, self._estimates = saved.told, set(saved.marked), saved.estimates
-        self._assets = []
 
     def _tables(self) -> dict[str, Columns]:
         return {
@@ -228,53 +204,29 @@ class Rounds:
 
     def _arrange(self) -> None:
         """Follow the detector's assets, where they are not those of the last walk."""
-        assets = list(self._known.values())
-        if assets == self._assets and all(
-            asset.channels is channels for asset, channels in zip(assets, self._channels, strict=True)
-        ):
+        source = self._places.follow(list(self._known.values()), self._own.rows)
+        if source is None:
             return
-        places = {name: place for place, name in enumerate(self._names)}
-        source = np.array([places.get(asset.name, -1) for asset in assets], np.int64)
-        again = [place for place, old in enumerate(source) if old >= 0 and assets[place].rows < self._own.rows[old]]
-        source[again] = -1  # pushed out and met again
-        width = np.array([asset.width for asset in assets], np.int64)
-        first = np.cumsum(width) - width
-        slots = self._slots(source, width)
-        self._own.rearrange(source)
-        self._silence.rearrange(source)
-        self._still.rearrange(slots)
-        self._range.rearrange(slots)
-        self._trends.rearrange(source, slots)
-        self._assets = list(assets)
-        self._names = [asset.name for asset in assets]
-        self._channels = [asset.channels for asset in assets]
-        self._width, self._first = width, first
+        self._own.rearrange(source.assets)
+        self._silence.rearrange(source.assets)
+        self._still.rearrange(source.channels)
+        self._range.rearrange(source.channels)
+        self._trends.rearrange(source.assets, source.channels)
         self._declare()
         self._told = {name: told for name, told in self._told.items() if name in self._known}
         self._marked &= self._known.keys()
 
-    def _slots(self, source: Integers, width: Integers) -> Integers:
-        """Of each channel the place it had; columns are only ever added at an asset's end."""
-        if not len(source):
-            return np.zeros(0, np.int64)
-        known = source >= 0
-        before = np.where(known, self._width[source], 0) if len(self._width) else np.zeros(len(source), np.int64)
-        first = np.where(known, self._first[source], 0) if len(self._first) else before
-        column = np.arange(width.sum()) - np.repeat(np.cumsum(width) - width, width)
-        slots: Integers = np.where(column < np.repeat(before, width), np.repeat(first, width) + column, -1)
-        return slots
-
     def _declare(self) -> None:
         self._range.low[:], self._range.high[:] = -np.inf, np.inf
         for limit in self._limits:
-            for place, asset in enumerate(self._assets):
+            for place, asset in enumerate(self._places.assets):
                 if limit.point in asset.columns and limit.holds(asset.name):
-                    slot = self._first[place] + asset.columns[limit.point]
+                    slot = self._places.first[place] + asset.columns[limit.point]
                     self._range.low[slot], self._range.high[slot] = limit.low, limit.high
 
     def _watch(self, rows: Integers, gained: Integers) -> None:
         """Show the new rows to those that look at rows, assets with about equally many of them at once."""
-        index = np.array([asset.index for asset in self._assets], np.int64)
+        index = np.array([asset.index for asset in self._places.assets], np.int64)
         ring = self._memory.mask[index] + 1
         looked = np.minimum(np.minimum(gained, ring - 1), LOOKED)
         size = np.ceil(np.log2(np.maximum(looked, 1))).astype(np.int64)
@@ -283,9 +235,9 @@ class Rounds:
             self._look(chosen, index[chosen], rows[chosen], looked[chosen], 1 << int(power))
 
     def _look(self, chosen: Integers, index: Integers, rows: Integers, looked: Integers, count: int) -> None:
-        width = self._width[chosen]
-        values = self._newest(index, rows, count + 1)
-        channels = _spans(self._first[chosen], width)
+        width = self._places.width[chosen]
+        values = self._places.newest(index, rows, count + 1)
+        channels = spans(self._places.first[chosen], width)
         new = np.arange(count)[:, None] >= count - np.repeat(looked, width)
         changed = (values[1:] != values[:-1]) & new
         first = np.repeat(rows == looked, width)  # before an asset's first row there is none
@@ -295,23 +247,13 @@ class Rounds:
         if limited.size:
             self._range.step(channels[limited], values[1:, limited], new[:, limited])
 
-    def _newest(self, index: Integers, rows: Integers, count: int) -> Floats:
-        """[count, channels] of the assets `index`, the oldest first."""
-        memory = self._memory
-        width = memory.width[index]
-        row = (np.arange(-count, 0)[:, None] + rows) & memory.mask[index]
-        row = (row + HEADER) * (width + 1) + memory.base[index]
-        place = np.repeat(row, width, axis=1)
-        place += np.arange(place.shape[1]) - np.repeat(np.cumsum(width) - width, width)
-        return memory.arena.words.take(place)
-
     def _find_missing(self, rows: Integers, gained: Integers, step_s: float) -> Iterable[Finding]:
         silence = self._silence
         for place in silence.step(gained, step_s, rows >= self._settings.collect_rows).tolist():
-            name = self._names[place]
+            name = self._places.names[place]
             if silence.told[place]:
                 for_s, usual_s = silence.silent_s[place], silence.period_s[place]
-                why = f"no reading for {_span(for_s)}; usually one every {_span(usual_s)}"
+                why = f"no reading for {span_text(for_s)}; usually one every {span_text(usual_s)}"
                 yield self._tell(Finding(name, MISSING, why, value=for_s, limit=float(silence.limit_s()[place])))
             else:
                 yield self._tell(Finding(name, MISSING))
@@ -319,9 +261,9 @@ class Rounds:
     def _find_flat(self) -> Iterable[Finding]:
         still = self._still
         for slot in still.suspects().tolist():
-            place = self._owner(slot)
-            asset = self._assets[place]
-            channel = asset.channels[slot - self._first[place]]
+            place = self._places.owner(slot)
+            asset = self._places.assets[place]
+            channel = asset.channels[slot - self._places.first[place]]
             if channel in asset.missing or channel in asset.away:
                 still.run[slot] = 0  # it does not come: that it is repeated is our own doing
                 continue
@@ -336,11 +278,11 @@ class Rounds:
         found = self._range
         found.rest(step_s)
         for slot in np.flatnonzero(found.told).tolist():
-            place = self._owner(slot)
-            asset = self._assets[place]
+            place = self._places.owner(slot)
+            asset = self._places.assets[place]
             if RANGE in self._told.get(asset.name, {}):
                 continue
-            channel, value = asset.channels[slot - self._first[place]], float(found.worst[slot])
+            channel, value = asset.channels[slot - self._places.first[place]], float(found.worst[slot])
             low, high = float(found.low[slot]), float(found.high[slot])
             why = f"{channel} is {value:.6g}; its limits are {low:.6g} to {high:.6g}"
             limit = low if value < low else high
@@ -354,27 +296,29 @@ class Rounds:
         chosen = np.flatnonzero(whole & (rows >= max(BLOCK, self._settings.learn_rows)))
         if not chosen.size:
             return
-        index = np.array([self._assets[place].index for place in chosen], np.int64)
-        width = self._width[chosen]
-        channels = _spans(self._first[chosen], width)
+        index = np.array([self._places.assets[place].index for place in chosen], np.int64)
+        width = self._places.width[chosen]
+        channels = spans(self._places.first[chosen], width)
         owner = np.repeat(np.arange(len(chosen)), width)
-        medians = np.median(self._newest(index, rows[chosen], BLOCK), axis=0)
+        medians = np.median(self._places.newest(index, rows[chosen], BLOCK), axis=0)
         goal = self._goal(index, width, channels)
-        standing = np.array([self._assets[place].latch.standing for place in chosen])
-        self._trends.add(Batch(chosen, self._times(index, rows[chosen]), channels, owner, medians, goal), standing)
+        standing = np.array([self._places.assets[place].latch.standing for place in chosen])
+        self._trends.add(
+            Batch(chosen, self._places.times(index, rows[chosen], BLOCK // 2), channels, owner, medians, goal), standing
+        )
         trending = np.logical_or.reduceat(self._trends.standing()[channels], np.cumsum(width) - width)
         for number, place in enumerate(chosen.tolist()):
             if (
                 trending[number]
-                or self._names[place] in self._trending
-                or WEAR in self._told.get(self._names[place], ())
+                or self._places.names[place] in self._trending
+                or WEAR in self._told.get(self._places.names[place], ())
             ):
                 mine = owner == number
                 yield from self._tell_wear(place, channels[mine], Goal(*(side[mine] for side in goal)))
 
     def _tell_wear(self, place: int, channels: Integers, goal: Goal) -> Iterable[Finding]:
         """Of one asset: its channel that is the first to reach its limit."""
-        asset = self._assets[place]
+        asset = self._places.assets[place]
         found = [
             (trend.left_s, asset.channels[column], trend)
             for column, channel in enumerate(channels.tolist())
@@ -409,19 +353,12 @@ class Rounds:
             centre, np.where(np.isfinite(low), low, centre - away), np.where(np.isfinite(high), high, centre + away)
         )
 
-    def _times(self, index: Integers, rows: Integers) -> Floats:
-        """Of the middle row of the newest block, s."""
-        memory = self._memory
-        row = ((rows - BLOCK // 2) & memory.mask[index]) + HEADER
-        width = memory.width[index]
-        return memory.arena.integers.take(memory.base[index] + row * (width + 1) + width) / 1e9
-
     def _settle(self) -> None:
         """Which channels of an asset that has been watched for a learning period move all the time."""
         new = np.flatnonzero((self._own.watched >= self._settings.learn_rows) & ~self._own.settled)[:SETTLED_AT_ONCE]
         for place in new.tolist():
-            asset = self._assets[place]
-            slots = slice(int(self._first[place]), int(self._first[place] + self._width[place]))
+            asset = self._places.assets[place]
+            slots = slice(int(self._places.first[place]), int(self._places.first[place] + self._places.width[place]))
             samples = np.sort(self._memory.samples(asset, min(asset.rows, asset.ring, LOOKED)), axis=0)
             values = 1 + (np.diff(samples, axis=0) != 0.0).sum(axis=0)
             busy = self._still.changes[slots] >= BUSY * self._own.watched[place]
@@ -443,8 +380,8 @@ class Rounds:
     def _ended(self, condition: str, told: Bools) -> Iterable[Finding]:
         """Of the assets of which this was told, those with no channel left of which it holds."""
         for name in [name for name, standing in self._told.items() if condition in standing]:
-            place = self._names.index(name)
-            if not told[self._first[place] : self._first[place] + self._width[place]].any():
+            place = self._places.names.index(name)
+            if not told[self._places.first[place] : self._places.first[place] + self._places.width[place]].any():
                 yield self._tell(Finding(name, condition))
 
     def _tell(self, finding: Finding) -> Finding:
@@ -457,30 +394,5 @@ class Rounds:
             del self._told[finding.asset]
         return finding
 
-    def _owner(self, slot: int) -> int:
-        return int(np.searchsorted(self._first, slot, side="right")) - 1
-
 
 _OF_ASSETS = ("assets", "silence", "pauses", "clocks")
-
-
-def wear_text(channel: str, trend: Trend) -> str:
-    """One sentence with the estimate."""
-    verb = "rises" if trend.per_day > 0.0 else "falls"
-    head = f"{channel} {verb} by {abs(trend.per_day):.3g} a day"
-    if not trend.left_s:
-        return f"{head} and has reached its limit {trend.limit:.4g}"
-    return f"{head}; it reaches its limit {trend.limit:.4g} in about {_span(trend.left_s)}"
-
-
-def _spans(first: Integers, width: Integers) -> Integers:
-    """[first[0], first[0] + 1, ... width[0] of them, first[1], ...]"""
-    places: Integers = np.arange(width.sum()) + np.repeat(first - (np.cumsum(width) - width), width)
-    return places
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 2.0 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 2.0 else f"{seconds:.2g} s"

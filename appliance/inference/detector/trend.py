@@ -257,3 +257,19 @@ def _wears(at_s: Floats, values: Floats, goal: Goal) -> Bools:
         near = (gone / way >= ALONG) & (left_s <= -HORIZON * at_s[:, 0]) & np.isfinite(way)
     found: Bools = straight & lasting & near
     return found
+
+
+def wear_text(channel: str, trend: Trend) -> str:
+    """One sentence with the estimate."""
+    verb = "rises" if trend.per_day > 0.0 else "falls"
+    head = f"{channel} {verb} by {abs(trend.per_day):.3g} a day"
+    if not trend.left_s:
+        return f"{head} and has reached its limit {trend.limit:.4g}"
+    return f"{head}; it reaches its limit {trend.limit:.4g} in about {span_text(trend.left_s)}"
+
+
+def span_text(seconds: float) -> str:
+    for unit, size in (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2.0 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 2.0 else f"{seconds:.2g} s"
