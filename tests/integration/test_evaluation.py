@@ -39,10 +39,10 @@ def test_a_steel_works_week_after_two_weeks(shared_data: Path) -> None:
         assert sum(verdict.alarm for verdict in verdicts) <= 0.02 * len(verdicts)
 
 
-def test_a_pump_that_warms_up_is_not_in_alarm_for_ever(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pump_that_warms_up_for_hours_is_one_alarm(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It does not run as it did while it was learned; within a day only a person may say that this is well."""
     report = evaluate(capsys, "csv", shared_data / "skab" / "anomaly-free" / "anomaly-free.csv")
-    assert report["alarmed_percent"] <= 40.0
-    assert report["alarms"] <= 5
+    assert report["alarms"] == 1
 
 
 def test_steady_machines_by_the_tool(capsys: pytest.CaptureFixture[str]) -> None:
