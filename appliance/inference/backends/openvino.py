@@ -50,7 +50,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "f32"
     largest_batch: Annotated[
         int, Meta(ge=1, le=4096, description="Rows of one inference; larger batches are split. Rounded up to 2^k.")
-    ] = 256
+    ] = 64
 
 
 def create(settings: Settings) -> "OpenVino":
