@@ -9,9 +9,12 @@ millwright run --seconds 60 --report report.json
 import argparse
 import asyncio
 import logging
+import math
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +26,13 @@ from appliance.cli import instance
 from appliance.config.load import load
 from appliance.config.schema import Config, Paths
 from appliance.errors import ConfigError
-from appliance.runtime import group
+from appliance.runtime import files, group
 
 if TYPE_CHECKING:
     from appliance.runtime.service import Service
     from appliance.services.picture import Change, Picture
 
+LOCK = ".lock"
 DEMO = {
     "simulator": {"asset": "demo/pump", "fault": "bearing-wear", "fault_after_s": 75.0},
     "host": {},
@@ -41,7 +45,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "services", nargs="*", metavar="SERVICE", help=f"of {', '.join(assembly.SERVICES)}; all if none"
     )
     parser.add_argument("--demo", action="store_true", help="a simulated pump that fails after 75 seconds")
-    parser.add_argument("--seconds", type=float, metavar="N", help="stop by itself after N seconds")
+    parser.add_argument("--seconds", type=_seconds, metavar="N", help="stop by itself after N seconds")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was seen as JSON at the end")
     parser.set_defaults(run=run)
 
@@ -52,21 +56,47 @@ def run(args: argparse.Namespace) -> int:
         config = _demo(config)
     logging.basicConfig(level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     names = assembly.choose(args.services, config)
-    services = assembly.build(config, document, names)
-    picture = _observe(config, services) if not args.services or args.report else None
-    _run(args, config, services)
+    with _alone(config.paths, names):
+        if args.demo:
+            _forget(config.paths.state)
+        services = assembly.build(config, document, names)
+        picture = _observe(config, services) if not args.services or args.report else None
+        _run(args, config, services)
     if picture and args.report:
         _write_report(args.report, picture)
     return 0
 
 
 def _demo(config: Config) -> Config:
-    """The demo learns from nothing each time: its state is its own and is wiped."""
-    state = config.paths.state / "demo"
-    shutil.rmtree(state, ignore_errors=True)
-    return msgspec.structs.replace(
-        config, paths=Paths(state, config.paths.run), connectors={**config.connectors, **DEMO}
-    )
+    """The demo's state is its own."""
+    paths = Paths(config.paths.state / "demo", config.paths.run)
+    return msgspec.structs.replace(config, paths=paths, connectors={**config.connectors, **DEMO})
+
+
+def _forget(state: Path) -> None:
+    """The demo learns from nothing each time. Locks stay: a lock on a file that is gone keeps nobody out."""
+    for path in state.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix != LOCK:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(paths: Paths, names: Sequence[str]) -> Iterator[None]:
+    """Two of a service would write the same files and take the bus from each other. StoreError where one runs."""
+    with ExitStack() as locks:
+        for folder in (paths.state, paths.run):
+            for name in names:
+                locks.enter_context(files.held(folder / f"{name}{LOCK}", f"runs '{name}'"))
+        yield
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time in seconds above 0")
+    return seconds
 
 
 def _observe(config: Config, services: "list[Service]") -> "Picture":
@@ -108,16 +138,27 @@ async def _until_stopped(services: "list[Service]", seconds: float | None) -> No
 
 def _where_to_look(config: Config) -> str:
     program = _program(Path(sys.argv[0]))
-    socket = instance.bus_url(config).removeprefix("unix:")
     return "\n".join(
         (
-            "Millwright runs; Ctrl-C stops it. In another terminal:",
+            "Millwright starts; Ctrl-C stops it. In another terminal:",
             f"  {program} watch              what it sees, live",
             f"  {program} alarms list        what is wrong",
-            f"  mosquitto_pub --unix {socket} -t mw/v1/reading/line1/pump -m '{{\"temperature\": 61.2}}'",
+            f"  mosquitto_pub {_reached(config)} -t mw/v1/reading/line1/pump -m '{{\"temperature\": 61.2}}'",
             "",
         )
     )
+
+
+def _reached(config: Config) -> str:
+    """mosquitto_pub's options for the broker."""
+    from appliance.bus import address
+
+    url = instance.bus_url(config)
+    if url.startswith("unix:"):
+        return f"--unix {url.removeprefix('unix:')}"
+    broker = address.parse(url)
+    trust = f" --cafile {config.bus.ca_file}" if broker.scheme == "mqtts" else ""
+    return f"-h {broker.host} -p {broker.port}{trust}"
 
 
 def _program(called: Path) -> str:
@@ -129,7 +170,6 @@ def _program(called: Path) -> str:
 
 def _write_report(path: Path, picture: "Picture") -> None:
     from appliance.errors import StoreError
-    from appliance.runtime import files
 
     text = msgspec.json.format(msgspec.json.encode(picture.summary(time.time_ns())), indent=2)
     try:

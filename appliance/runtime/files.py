@@ -1,7 +1,10 @@
 """Files that survive a power cut: written whole or not at all."""
 
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from appliance.errors import DamagedError, StoreError
@@ -53,6 +56,25 @@ def set_aside(path: Path, now: int) -> Path:
     path.replace(aside)
     sync_folder(path.parent)
     return aside
+
+
+@contextmanager
+def held(path: Path, what: str) -> Iterator[None]:
+    """A lock for as long as the block lasts and this process lives. StoreError where another process has it; `what` is
+    what that one does."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}", "Set paths.state and paths.run.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"another Millwright {what} on {path.parent}", "Stop it, or set other paths.state and paths.run."
+            ) from None
+        yield
 
 
 def sync_folder(folder: Path) -> None:

@@ -88,6 +88,23 @@ def test_the_first_reading_comes_soon_and_control_c_is_heard(home: Path, reposit
     assert stopped < STOP_S
 
 
+@pytest.mark.parametrize("second", [("--demo",), ("record",)])
+def test_a_second_one_is_refused_and_spoils_nothing(home: Path, repository: Path, second: tuple[str, ...]) -> None:
+    async def scenario() -> None:
+        async with started(home, repository, "--demo") as process:
+            await line_with(process, "demo/pump: first heard of")
+            kept = {path.name: path.stat().st_ino for path in home.rglob("*.sqlite")}
+            async with started(home, repository, *second) as other:
+                async with asyncio.timeout(PATIENCE_S):
+                    await other.communicate()
+                assert other.returncode == 1
+            assert {path.name: path.stat().st_ino for path in home.rglob("*.sqlite")} == kept != {}
+            assert list(home.rglob("instance.json"))
+            await interrupted(process)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.timeout(DEMO_S + 70)
 def test_the_demo_shows_its_fault_and_nothing_else(home: Path, repository: Path) -> None:
     async def scenario() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import StoreError
-from appliance.runtime import group
+from appliance.runtime import files, group
 from appliance.runtime.notify import Notifier
 from appliance.runtime.service import Pulse, Service
 
@@ -175,3 +175,15 @@ def test_a_service_that_will_not_stop_is_ended_with_its_process() -> None:
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 1
     assert "stubborn did not stop" in ended.stderr
+
+
+def test_a_lock_keeps_the_second_out_until_the_first_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "record.lock"
+    said = f"another Millwright runs 'record' on {path.parent}"
+    first, second = files.held(path, "runs 'record'"), files.held(path, "runs 'record'")
+    with first, pytest.raises(StoreError, match=said), second:
+        raise AssertionError("both have it")
+    with files.held(path, "runs 'record'"):
+        assert path.is_file()
+    with pytest.raises(StoreError, match="cannot be written"), files.held(path / "below" / "a.lock", ""):
+        raise AssertionError("a folder below a file")
