@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.cli import instance
-from appliance.errors import BusError, ConfigError
+from appliance.errors import BusError, ConfigError, InferenceError
 
 if TYPE_CHECKING:
     from appliance.config.document import Document
@@ -142,18 +142,22 @@ def problems(config: "Config", document: "Document") -> list[ConfigError]:
         _bus_url,
         _certificates,
         _backend,
+        _limits,
     )
     return [problem for check in checks for problem in check(config, document)]
 
 
 def _connectors(config: "Config", document: "Document") -> Iterator[ConfigError]:
+    from appliance import plugins
     from appliance.connectors import configured
 
     for name, table in config.connectors.items():
         try:
-            configured(document, {name: table})
+            for _, settings in configured(document, {name: table}):
+                plugins.load("appliance.connectors", name).create(settings)
         except ConfigError as error:
-            yield error
+            here = document.error(("connectors", name), error.message, error.remedy)
+            yield error if error.message.startswith(document.source) else here
 
 
 def _folders(config: "Config", document: "Document") -> Iterator[ConfigError]:
@@ -203,12 +207,26 @@ def _certificates(config: "Config", document: "Document") -> Iterator[ConfigErro
         yield document.error(("bus",), "cert_file and key_file go together", f"Set bus.{missing} too.")
 
 
+def _limits(config: "Config", document: "Document") -> Iterator[ConfigError]:
+    for index, limit in enumerate(config.limits):
+        here = ("limits", str(index))
+        if limit.min is None and limit.max is None:
+            yield document.error(here, "neither min nor max is set", "Set at least one of them.")
+        elif limit.min is not None and limit.max is not None and limit.min >= limit.max:
+            yield document.error(here, f"min {limit.min:g} is not below max {limit.max:g}", "Exchange them.")
+
+
 def _backend(config: "Config", document: "Document") -> Iterator[ConfigError]:
-    from appliance import plugins
+    from appliance import assembly, plugins
 
     known = plugins.names("appliance.inference.backends")
     if config.detect.backend not in known:
         problem = f"'{config.detect.backend}' is not a backend"
         yield document.error(("detect", "backend"), problem, f"There are: {', '.join(known)}.")
-    if config.detect.model and not Path(config.detect.model).is_dir():
+    if "/" in config.detect.model and not Path(config.detect.model).is_dir():
         yield document.error(("detect", "model"), f"{config.detect.model} is not a folder", "Name a bundle's folder.")
+        return
+    try:
+        assembly.detector_folder(config)
+    except InferenceError as error:
+        yield document.error(("detect", "model"), error.message, error.remedy)

@@ -36,8 +36,10 @@ class Document:
     def read(cls, path: Path) -> "Document":
         try:
             return cls(str(path), path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: {error}", "Name a TOML file that can be read with --config.") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}", "Name a TOML file that can be read with --config.") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path} is not text in UTF-8", "Save it as UTF-8; TOML is nothing else.") from None
 
     def into(self, kind: type[_T], table: object, path: tuple[str, ...] = ()) -> _T:
         """The struct of a table that stands at `path` in this document."""

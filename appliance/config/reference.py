@@ -1,6 +1,7 @@
 """The reference of all settings as Markdown, generated from their declarations."""
 
 from collections.abc import Mapping
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ def markdown(plugins: Mapping[str, type[msgspec.Struct]]) -> str:
 
 
 def section(title: str, settings: type[msgspec.Struct]) -> list[str]:
-    lines = [f"## [{title}]", "", (settings.__doc__ or "").strip(), ""]
+    lines = [f"## [{title}]", "", cleandoc(settings.__doc__ or ""), ""]
     if settings.__struct_fields__:
         lines += ["| key | type | default | meaning |", "|---|---|---|---|", *map(_row, _fields(settings)), ""]
     return lines

@@ -96,7 +96,7 @@ def _bound(port: int) -> list[socket.socket]:
                 one.close()
             if not found:
                 raise ConfigError(
-                    f"port {port} on {address} cannot be listened on: {error.strerror}", "Choose another port."
+                    f"port {port} on {address} cannot be listened on: {error.strerror}", "Choose another infer.port."
                 ) from error
     return found
 

@@ -137,17 +137,31 @@ class TestBeyondTypes:
             [connectors.hots]
             [connectors.host]
             intervall_s = 5
+            [[connectors.replay]]
+            file = "pump1.csv"
+            asset = "Hall 1"
+            [[limits]]
+            asset = "line1/pump"
+            point = "temperature"
+            [[limits]]
+            asset = "line1/pump"
+            point = "current"
+            min = 5
+            max = 4
         """
         told = found(text)
         expected = [
             ("box.toml:10: connectors.hots", "not one of the connectors"),
             ("box.toml:12: connectors.host.intervall_s", "no such key"),
+            ("box.toml:13: connectors.replay", "'Hall 1' is not 1 to 8 levels"),
             ("box.toml:3: paths.state", "is a file"),
             ("box.toml:4: paths.run", "bytes; the system allows 107"),
             ("box.toml:9: bus.cert_file", "cannot be read"),
             ("box.toml:8: bus", "go together"),
             ("box.toml:6: detect.backend", "is not a backend"),
             ("box.toml:7: detect.model", "is not a folder"),
+            ("box.toml:16: limits.0", "neither min nor max"),
+            ("box.toml:19: limits.1", "min 5 is not below max 4"),
         ]
         assert len(told) == len(expected), told
         for message, (start, problem) in zip(told, expected, strict=True):
