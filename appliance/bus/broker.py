@@ -38,7 +38,10 @@ QUEUED_BYTES = 256 << 20  # for each service that is away
 HEAD_BYTES = 65_536 + 16  # a packet's topic and length, beside its payload
 LAST_LINES = 5  # of its log, for the error that says why it ended
 _LEVELS = {"Error": logging.ERROR, "Warning": logging.WARNING}
-_EXPECTED = "Warning: Mosquitto should not be run as root"  # see `user root` in the configuration
+_EXPECTED = (
+    "Warning: Mosquitto should not be run as root",  # see `user root` in the configuration
+    "Warning: Unable to set TCP_NODELAY",  # for each client of the unix socket, once there is a TCP port as well
+)
 _SBIN = ("/usr/local/sbin", "/usr/sbin")  # not in an ordinary user's PATH on Debian
 
 

@@ -284,8 +284,8 @@ class Rounds:
                 continue
             channel, value = asset.channels[slot - self._places.first[place]], float(found.worst[slot])
             low, high = float(found.low[slot]), float(found.high[slot])
-            why = f"{channel} is {value:.6g}; its limits are {low:.6g} to {high:.6g}"
-            limit = low if value < low else high
+            limit, word = (low, "below") if value < low else (high, "above")
+            why = f"{channel} is {value:.6g}, {word} its limit of {limit:.6g}"
             yield self._tell(Finding(asset.name, RANGE, why, channel, Severity.ALARM, value, limit))
         yield from self._ended(RANGE, found.told)
 
