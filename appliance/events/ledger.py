@@ -24,5 +24,7 @@ class Ledger:
         if example:
             self.examples[reason] = example[:200]
 
-    def refuse(self, error: EventError) -> None:
-        self.drop(error.reason, error.message)
+    def refuse(self, error: EventError, topic: str = "") -> None:
+        """`topic` of the message, where the error does not name it itself."""
+        named = topic and topic[:80] not in error.message
+        self.drop(error.reason, f"{topic}: {error.message}" if named else error.message)

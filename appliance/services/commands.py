@@ -49,7 +49,7 @@ async def serve(
 ) -> None:
     """Perform the commands of `service` until cancelled. `handlers`: verb -> what to do, returning the result.
 
-    A handler refuses with a MillwrightError; any other error is a defect and ends the service. Commands begin in the
+    A handler refuses with a MillwrightError; any other error is a defect: logged, and answered as FAILED. Commands begin in the
     order of their arrival, handlers that wait run side by side. `ledger` counts commands, malformed ones by reason.
     """
     desk = _Desk(bus, service, handlers, clock, ledger or Ledger())
@@ -113,7 +113,7 @@ class _Desk:
             command, verb = self._read(message)
         except EventError as error:
             self._ledger.received += 1
-            self._ledger.refuse(error)
+            self._ledger.refuse(error, message.topic)
             return None
         # Only what the broker kept is a state that was left behind; a live EXECUTING is our own word coming back.
         cut_off = command.state is CommandState.EXECUTING and message.retain
@@ -137,6 +137,10 @@ class _Desk:
                 result = await result
         except MillwrightError as error:
             self._end(topic, command, CommandState.FAILED, reason=str(error))
+        except Exception as error:  # a defect in one verb must not end the service for all others
+            log.exception("'%s' failed by a defect", topic)
+            reason = f"{self._service} failed by a defect ({type(error).__name__}: {error})"[:500]
+            self._end(topic, command, CommandState.FAILED, reason=reason)
         else:
             self._end(topic, command, CommandState.SUCCESSFUL, result=result)
 

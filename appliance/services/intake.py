@@ -47,7 +47,7 @@ class Intake:
             reading = codec.decode_reading(message.payload, arrival)
             self._detector.push(asset, reading)
         except EventError as error:
-            self._ledger.refuse(error)
+            self._ledger.refuse(error, message.topic)
             return
         self._ledger.processed += 1
         if reading.at == arrival and message.payload[:1] == b"{":
@@ -75,4 +75,4 @@ class Intake:
             self._detector.push_block(asset, codec.decode_block(message.payload, now))
             self._ledger.processed += 1
         except EventError as error:
-            self._ledger.refuse(error)
+            self._ledger.refuse(error, message.topic)

@@ -89,7 +89,7 @@ class Record:
                 take, asset = routes.get(message.topic) or self._route(message.topic)
                 take(asset, message.payload, arrival)
             except EventError as error:
-                self._ledger.refuse(error)
+                self._ledger.refuse(error, message.topic)
 
     def _take_reading(self, asset: str, payload: bytes, arrival: int) -> None:
         self._writer.add(asset, codec.decode_reading(payload, arrival), arrival)
@@ -131,7 +131,7 @@ class Record:
             assert isinstance(event, Alarm)
             alarms.check(event)
         except EventError as error:
-            self._ledger.refuse(error)
+            self._ledger.refuse(error, message.topic)
             return None
         return Change(asset, event)
 

@@ -100,6 +100,19 @@ def test_a_handler_refuses_with_its_remedy() -> None:
     served(MemoryBroker(), {"ack": refuse}, scenario)
 
 
+def test_a_defect_in_one_verb_does_not_end_the_service() -> None:
+    def fail(_: Command) -> dict[str, Any]:
+        raise ValueError("a surprise")
+
+    async def scenario(bus: MemoryBus) -> None:
+        answer = await commands.ask(bus, "detect", "ack", {}, "anna")
+        assert answer.state is CommandState.FAILED
+        assert "defect (ValueError: a surprise)" in answer.reason
+        assert (await commands.ask(bus, "detect", "shelve", {}, "anna")).state is CommandState.SUCCESSFUL
+
+    served(MemoryBroker(), {"ack": fail, "shelve": lambda _: {}}, scenario)
+
+
 def test_an_unknown_verb_names_the_known_ones() -> None:
     async def scenario(bus: MemoryBus) -> None:
         answer = await commands.ask(bus, "detect", "explode", {}, "anna")

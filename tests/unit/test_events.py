@@ -330,3 +330,13 @@ def test_an_alarm_of_another_condition_has_a_topic_that_no_asset_has(asset: str,
     if condition != "anomaly":
         with pytest.raises(EventError):
             topics.parse(topic.replace("alarm", "score", 1))
+
+
+def test_an_example_of_what_was_refused_names_its_topic() -> None:
+    ledger = Ledger()
+    ledger.refuse(EventError("malformed", "CBOR: end of input"), "mw/v1/reading/line1/pump")
+    ledger.refuse(EventError("topic", "'mw/v1/gossip' is none"), "mw/v1/gossip")
+    assert ledger.examples == {
+        "malformed": "mw/v1/reading/line1/pump: CBOR: end of input",
+        "topic": "'mw/v1/gossip' is none",
+    }
