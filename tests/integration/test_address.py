@@ -61,12 +61,14 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.file, self._key = folder / "ca.pem", folder / "ca.key"
-        self._openssl("req", "-x509", "-subj", "/CN=authority", "-out", self.file, *self._new_key(self._key))
+        # Python 3.13 takes no authority whose certificate does not say that it may sign.
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        self._openssl("req", "-x509", "-subj", "/CN=authority", *usage, "-out", self.file, *self._new_key(self._key))
 
     def sign(self, name: str) -> tuple[Path, Path]:
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         request, names = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
-        names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
         self._openssl("req", "-subj", f"/CN={name}", "-out", request, *self._new_key(key))
         signer = ("-CA", self.file, "-CAkey", self._key, "-CAcreateserial", "-days", "2", "-extfile", names)
         self._openssl("x509", "-req", "-in", request, "-out", certificate, *signer)
