@@ -50,7 +50,8 @@ async def serve(
     """Perform the commands of `service` until cancelled. `handlers`: verb -> what to do, returning the result.
 
     A handler refuses with a MillwrightError; any other error is a defect: logged, and answered as FAILED. Commands
-    begin in the order of their arrival, handlers that wait run side by side. `ledger` counts commands, malformed ones by reason.
+    begin in the order of their arrival, handlers that wait run side by side. `ledger` counts commands, malformed ones
+    by reason.
     """
     desk = _Desk(bus, service, handlers, clock, ledger or Ledger())
     async with bus.subscribe(topics.commands_of(service), qos=1) as batches, asyncio.TaskGroup() as tasks:
