@@ -86,7 +86,7 @@ def _forget(state: Path) -> None:
 def _alone(paths: Paths, names: Sequence[str]) -> Iterator[None]:
     """Two of a service would write the same files and take the bus from each other. StoreError where one runs."""
     with ExitStack() as locks:
-        for folder in (paths.state, paths.run):
+        for folder in sorted({paths.state.resolve(), paths.run.resolve()}):  # they may be one
             for name in names:
                 locks.enter_context(files.held(folder / f"{name}{LOCK}", f"runs '{name}'"))
         yield

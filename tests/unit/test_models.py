@@ -132,7 +132,7 @@ HARM: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "an unpromised file": (lambda f: (f / "model.onnx").write_text("x"), "", "holds model.xml and model.onnx"),
     "a link": (link, "model.bin", "is not a plain file"),
     "a folder": (swap, "model.bin", "is not a plain file"),
-    "a binary card": (lambda f: (f / "card.toml").write_bytes(b"\xff\xfe"), "card.toml", "decode"),
+    "a binary card": (lambda f: (f / "card.toml").write_bytes(b"\xff\xfe"), "card.toml", "not text in UTF-8"),
     "a deep card": (lambda f: (f / "card.toml").write_text("a = " + "[" * 50_000), "card.toml", "nested too deeply"),
     "a card of another form": (lambda f: (f / "card.toml").write_text("a = "), "card.toml", "Invalid value"),
 }
