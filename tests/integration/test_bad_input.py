@@ -51,7 +51,7 @@ asset = "demo/pump"
 rate_hz = 10
 """
 
-MOST_MB = {"detect": 100.0, "record": 48.0, "ingest": 30.0}  # MiB that a process has written, whatever came
+MOST_MB = {"detect": 92.0, "record": 40.0, "ingest": 28.0}  # MiB that a process has written, whatever came
 
 
 class Folder(Protocol):

@@ -426,4 +426,4 @@ def test_memory_and_descriptors_do_not_grow_when_models_are_loaded_again_and_aga
     grown, descriptors, used = python(RELOADS, str(tmp_path)).split()
     assert float(grown) < 3.0, "MB over 120 loads"
     assert int(descriptors) == 0
-    assert float(used) < 55.0, "MB that a process with one model has written"
+    assert float(used) < 40.0, "MB that a process with one model has written"
