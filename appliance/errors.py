@@ -9,6 +9,10 @@
     |-- InferenceError         a model or a device
     |   |-- ModelError         a bundle that is refused, naming the file
     |   `-- DeviceError        a device that cannot compile or run a model
+    |-- VaultError             a vault that is missing, locked or cannot do what is asked
+    |   |-- SealError          sealed bytes that do not open: wrong key, wrong place, altered, damaged
+    |   |-- BindingError       this box is not the one the key is bound to, or it changed: names what moved
+    |   `-- RefusedError       the policy does not allow it to this caller
     |-- RequestError           a request over HTTP that is refused; carries the status it is refused with
     `-- StoreError             a file or database that cannot be opened, read or written
         `-- DamagedError       its content is not what was written
@@ -64,6 +68,22 @@ class ModelError(InferenceError):
 
 
 class DeviceError(InferenceError):
+    pass
+
+
+class VaultError(MillwrightError):
+    exit_code = 5
+
+
+class SealError(VaultError):
+    pass
+
+
+class BindingError(VaultError):
+    pass
+
+
+class RefusedError(VaultError):
     pass
 
 
