@@ -1,7 +1,6 @@
 """The mosquitto that Millwright starts where the system offers no broker: its configuration, its life, its end."""
 
 import asyncio
-import fcntl
 import logging
 import os
 import shutil
@@ -9,8 +8,8 @@ import socket
 import stat
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from appliance.config.schema import Broker, Paths
@@ -20,7 +19,7 @@ from appliance.runtime.service import Pulse
 
 log = logging.getLogger(__name__)
 
-SOCKET, CONFIGURATION, LOCK, STORE = "mqtt.sock", "mosquitto.conf", "lock", "broker"
+SOCKET, CONFIGURATION, STORE = "mqtt.sock", "mosquitto.conf", "broker"
 MAX_SOCKET_PATH = 107  # bytes, unix(7)
 PRIVATE = 0o700
 START_S = 30.0  # until the socket accepts; a large store takes time to read
@@ -106,15 +105,18 @@ class MosquittoBroker:
         self.child: asyncio.subprocess.Process | None = None
 
     async def run(self, pulse: Pulse) -> None:
-        """BusError where mosquitto is missing, refuses to start, or where another instance uses the same folders."""
+        """BusError where mosquitto is missing or refuses to start.
+
+        Nobody else may use the same folders: whoever runs services holds a lock for each of them there.
+        """
         command = _command(find_program(self._settings.executable), self._paths.run / CONFIGURATION)
-        with self._folders():
-            await self._live(command, pulse, first=True)
-            delay = FIRST_RESTART_S
-            while True:
-                await asyncio.sleep(delay)
-                lived_s = await self._live(command, pulse, first=False)
-                delay = FIRST_RESTART_S if lived_s > STEADY_S else min(2 * delay, LAST_RESTART_S)
+        self._prepare_folders()
+        await self._live(command, pulse, first=True)
+        delay = FIRST_RESTART_S
+        while True:
+            await asyncio.sleep(delay)
+            lived_s = await self._live(command, pulse, first=False)
+            delay = FIRST_RESTART_S if lived_s > STEADY_S else min(2 * delay, LAST_RESTART_S)
 
     async def _live(self, command: Sequence[str], pulse: Pulse, *, first: bool) -> float:
         """One life of the child, in seconds. BusError where the first one does not come up."""
@@ -175,20 +177,16 @@ class MosquittoBroker:
             f"`mosquitto -c {self._paths.run / CONFIGURATION}` says more",
         )
 
-    @contextmanager
-    def _folders(self) -> Iterator[None]:
-        """Ours alone: made, locked, with the configuration in place."""
+    def _prepare_folders(self) -> None:
+        """Ours alone, with the configuration in place."""
         if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH:
             raise BusError(
                 f"the path of the socket {self._socket} is longer than {MAX_SOCKET_PATH} bytes", "shorten paths.run"
             )
-        store = self._paths.state / STORE
-        for folder in (self._paths.run, store):
+        for folder in (self._paths.run, self._paths.state / STORE):
             _own_folder(folder)
-        with _lock(store / LOCK, self._paths.state):
-            text = configuration(self._paths, self._settings, as_root=os.geteuid() == 0)
-            (self._paths.run / CONFIGURATION).write_text(text, "utf-8")
-            yield
+        text = configuration(self._paths, self._settings, as_root=os.geteuid() == 0)
+        (self._paths.run / CONFIGURATION).write_text(text, "utf-8")
 
 
 def find_program(name: str) -> str:
@@ -236,19 +234,6 @@ def _own_folder(folder: Path) -> None:
             folder.chmod(PRIVATE)
     except OSError as error:
         raise BusError(f"the folder {folder} cannot be used: {error.strerror}", "set paths.run, paths.state") from error
-
-
-@contextmanager
-def _lock(path: Path, state: Path) -> Iterator[None]:
-    """Held as long as this process lives."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusError(
-                f"another Millwright runs a broker on {state}", "stop it, or give this one its own paths.state"
-            ) from None
-        yield
 
 
 async def _freed(path: Path) -> None:

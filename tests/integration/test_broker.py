@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
 import uvloop
 
@@ -204,17 +203,6 @@ def test_a_live_socket_of_somebody_else_is_left_alone(paths: Paths, monkeypatch:
 
         play(scenario)
     assert module.socket_path(paths).exists()
-
-
-def test_a_second_instance_on_the_same_state_is_refused(paths: Paths, tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with running(MosquittoBroker(paths, Broker())):
-            second = MosquittoBroker(msgspec.structs.replace(paths, run=tmp_path / "run2"), Broker())
-            with pytest.raises(BusError, match=f"another Millwright runs a broker on {paths.state}") as caught:
-                await second.run(Pulse())
-            assert "paths.state" in caught.value.remedy
-
-    play(scenario)
 
 
 def test_a_port_that_is_taken_is_told(paths: Paths) -> None:

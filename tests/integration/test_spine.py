@@ -39,11 +39,14 @@ def home() -> Iterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def started(home: Path, repository: Path, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def started(
+    home: Path, repository: Path, *words: str, stderr: int | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
     own = {"XDG_RUNTIME_DIR": str(home), "XDG_STATE_HOME": str(home), "PYTHONWARNINGS": "error"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "appliance", "run", *words),
         stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
         cwd=repository,
         env={**os.environ, **own},
     )
@@ -103,6 +106,33 @@ def test_a_second_one_is_refused_and_spoils_nothing(home: Path, repository: Path
             await interrupted(process)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("shared", ["state", "run"])
+def test_a_second_broker_on_a_folder_of_the_first_is_refused(home: Path, repository: Path, shared: str) -> None:
+    folders = {name: home / "millwright" if name == shared else home / "other" for name in ("state", "run")}
+    (home / "second.toml").write_text("".join(["[paths]\n", *(f'{name} = "{at}"\n' for name, at in folders.items())]))
+
+    async def scenario() -> bytes:
+        async with started(home, repository, "broker") as process:
+            await accepting(home / "millwright" / "mqtt.sock")
+            second = ("--config", str(home / "second.toml"), "broker")
+            async with started(home, repository, *second, stderr=asyncio.subprocess.PIPE) as other:
+                async with asyncio.timeout(PATIENCE_S):
+                    _, errors = await other.communicate()
+                assert other.returncode == 1
+            await interrupted(process)
+            return errors
+
+    said = asyncio.run(scenario()).decode()
+    assert f"another Millwright runs 'broker' on {home / 'millwright'}" in said
+    assert "paths.state" in said
+
+
+async def accepting(path: Path) -> None:
+    """Until a broker listens there."""
+    async with MqttBus(f"unix:{path}") as bus:
+        await bus.wait_connected(PATIENCE_S)
 
 
 @pytest.mark.timeout(DEMO_S + 70)
