@@ -14,6 +14,7 @@ from appliance.bus.packets import check_payload, encode_topic
 from appliance.bus.port import CAPACITY, MAX_PAYLOAD, MAX_UNACKNOWLEDGED, Batch, Message
 from appliance.errors import BusError
 from appliance.events.ledger import Ledger
+from appliance.runtime.patience import within
 
 _LAST_ID = 65_535
 
@@ -112,11 +113,8 @@ class MemoryBus:
             self._broker.accept(self._will)
 
     async def wait_connected(self, within_s: float | None = None) -> None:
-        try:
-            async with asyncio.timeout(within_s):
-                await self._connected.wait()
-        except TimeoutError:
-            raise BusError("no connection to the broker in memory: it was stopped", "start it") from None
+        if not await within(within_s, self._connected.wait()):
+            raise BusError("no connection to the broker in memory: it was stopped", "start it")
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
         message = Message(topic, payload, qos, retain)

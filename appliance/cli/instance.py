@@ -22,6 +22,7 @@ from appliance.config.document import Document
 from appliance.config.load import load
 from appliance.config.schema import INSTALLED, Config, Paths, default_run
 from appliance.errors import BusError, ConfigError
+from appliance.runtime.patience import within
 
 if TYPE_CHECKING:
     from appliance.bus.port import Bus
@@ -130,16 +131,18 @@ async def look(bus: "Bus") -> "Picture":
     picture = Picture(time.time_ns())
     # The broker answers in order: when our own message comes back, everything it keeps has come before.
     fence = topics.command("cli", "look", secrets.token_hex(6))
-    try:
-        async with asyncio.timeout(PATIENCE_S * 2), bus.subscribe(*RETAINED_FILTERS, fence, qos=1) as batches:
+
+    async def feed() -> None:
+        async with bus.subscribe(*RETAINED_FILTERS, fence, qos=1) as batches:
             bus.publish(fence, codec.encode(Command(time.time_ns(), CommandState.INIT)), qos=1)
             async for batch in batches:
                 kept: list[Message] = [message for message in batch if message.topic != fence]
                 picture.feed(kept, time.time_ns())
                 if len(kept) < len(batch):
-                    break
-    except TimeoutError:
-        raise BusError("the broker does not hand out what it keeps", "See 'millwright doctor'.") from None
+                    return
+
+    if not await within(PATIENCE_S * 2, feed()):
+        raise BusError("the broker does not hand out what it keeps", "See 'millwright doctor'.")
     return picture
 
 

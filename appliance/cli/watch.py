@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from appliance.cli import instance
+from appliance.runtime.patience import within
 
 if TYPE_CHECKING:
     from appliance.bus.port import Batch, Bus
@@ -71,19 +72,19 @@ async def watch(config: "Config", view: View, seconds: float | None) -> None:
 
     picture = Picture(time.time_ns())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _cancel_this())
-    try:
-        async with asyncio.timeout(seconds), feeding(config, picture, view) as (bus, tasks):
-            try:
-                while True:
-                    ended, _ = await asyncio.wait(tasks, timeout=view.period_s, return_when=asyncio.FIRST_COMPLETED)
-                    for task in ended:
-                        task.result()  # its error: the bus has no end
-                    view.show(picture, time.time_ns(), bus.connected)
-            finally:
-                view.close(picture, time.time_ns())
-    except TimeoutError:
-        if seconds is None:
-            raise
+    await within(seconds, _showing(config, picture, view))
+
+
+async def _showing(config: "Config", picture: "Picture", view: View) -> None:
+    async with feeding(config, picture, view) as (bus, tasks):
+        try:
+            while True:
+                ended, _ = await asyncio.wait(tasks, timeout=view.period_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()  # its error: the bus has no end
+                view.show(picture, time.time_ns(), bus.connected)
+        finally:
+            view.close(picture, time.time_ns())
 
 
 @asynccontextmanager

@@ -17,12 +17,12 @@ import inspect
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
-from appliance.bus.port import Bus, Message
+from appliance.bus.port import Batch, Bus, Message
 from appliance.errors import BusError, EventError, MillwrightError
 from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
@@ -75,17 +75,17 @@ async def ask(
     last = Command(clock(), CommandState.INIT, args, by[:200])
     async with bus.subscribe(topic, qos=1) as batches:
         bus.publish(topic, codec.encode(last), qos=1, retain=True)
+        followed = [last]
         try:
-            async with asyncio.timeout(timeout_s):
-                async for batch in batches:
-                    last = _newest(batch, clock(), last)
-                    if last.state in _ENDS:
-                        return last
-        except TimeoutError:
-            raise _silence(bus, service, verb, last.state, timeout_s) from None
+            in_time = await within(timeout_s, _follow(batches, followed, clock))
         finally:
             await _clear(bus, topic)
-    raise BusError(f"the bus ended before {service} answered '{verb}'", "Try again.")
+    last = followed[-1]
+    if not in_time:
+        raise _silence(bus, service, verb, last.state, timeout_s)
+    if last.state not in _ENDS:
+        raise BusError(f"the bus ended before {service} answered '{verb}'", "Try again.")
+    return last
 
 
 def arguments(command: Command, kind: type[_A]) -> _A:
@@ -194,6 +194,14 @@ def _verb(topic: str) -> str:
     if len(parts) != 3:
         raise EventError("topic", f"'{topic[:80]}' is not command/<service>/<verb>/<id>")
     return parts[1]
+
+
+async def _follow(batches: AsyncIterator[Batch], states: list[Command], clock: Clock) -> None:
+    """Keep the newest state of a command in `states` until it is its last."""
+    async for batch in batches:
+        states[-1] = _newest(batch, clock(), states[-1])
+        if states[-1].state in _ENDS:
+            return
 
 
 def _newest(batch: list[Message], now: int, last: Command) -> Command:

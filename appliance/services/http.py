@@ -20,6 +20,7 @@ import h11
 import msgspec
 
 from appliance.errors import ConfigError, RequestError
+from appliance.runtime.patience import result_within, within
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +169,7 @@ class _Connection:
 
     async def _request(self) -> Request | None:
         """The next one, None where there is none to come."""
-        async with asyncio.timeout(self._limits.idle_s):
-            head = await self._event()
+        head = await result_within(self._limits.idle_s, self._event())
         if not isinstance(head, h11.Request):
             return None
         headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
@@ -183,16 +183,16 @@ class _Connection:
         self._hold(int(headers.get("content-length", "0")), announced=True)
         if self._http.they_are_waiting_for_100_continue:
             self._write(h11.InformationalResponse(status_code=100, headers=[]))
-        try:
-            async with asyncio.timeout(self._limits.transfer_s):
-                while isinstance(event := await self._event(), h11.Data):
-                    self._hold(len(event.data))
-                    body += event.data
-        except TimeoutError:
-            raise RequestError(408, f"the body did not come within {self._limits.transfer_s:g} s") from None
+        if not await within(self._limits.transfer_s, self._fill(body)):
+            raise RequestError(408, f"the body did not come within {self._limits.transfer_s:g} s")
+        return body
+
+    async def _fill(self, body: bytearray) -> None:
+        while isinstance(event := await self._event(), h11.Data):
+            self._hold(len(event.data))
+            body += event.data
         if not isinstance(event, h11.EndOfMessage):
             raise ConnectionResetError
-        return body
 
     def _hold(self, count: int, announced: bool = False) -> None:
         """Make room for so many bytes more. RequestError where there is none."""
@@ -233,8 +233,7 @@ class _Connection:
             # As it is: h11's own way would copy a large tensor once more.
             self._write(h11.Data(data=part))  # type: ignore[arg-type]  # anything with a length passes through
         self._write(h11.EndOfMessage())
-        async with asyncio.timeout(self._limits.transfer_s):
-            await self._writer.drain()
+        await result_within(self._limits.transfer_s, self._writer.drain())
 
     def _write(self, event: h11.Event) -> None:
         for data in self._http.send_with_data_passthrough(event) or ():
@@ -244,11 +243,12 @@ class _Connection:
         """Say that nothing more comes, and throw away what the other side still sends."""
         if self._writer.can_write_eof():
             self._writer.write_eof()
+        await within(LINGER_S, self._hear_out())
+
+    async def _hear_out(self) -> None:
         heard = 0
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                while heard < LINGER_BYTES and (data := await self._reader.read(CHUNK)):
-                    heard += len(data)
+        while heard < LINGER_BYTES and (data := await self._reader.read(CHUNK)):
+            heard += len(data)
 
 
 def _check_origin(headers: Mapping[str, str]) -> None:

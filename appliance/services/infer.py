@@ -148,16 +148,15 @@ class Infer:
         self._waiting += 1
         work = self._pool.submit(call)
         work.add_done_callback(partial(self._ended, asyncio.get_running_loop()))
-        try:
-            async with asyncio.timeout(settings.timeout_s):
-                return await asyncio.shield(asyncio.wrap_future(work))
-        except TimeoutError:
+        answer = asyncio.wrap_future(work)
+        if not (await asyncio.wait([answer], timeout=settings.timeout_s))[0]:  # which cancels nothing
             work.cancel()
             raise RequestError(
                 504,
                 f"no answer within {settings.timeout_s:g} s",
                 "Look at `millwright doctor`, or raise `infer.timeout_s`.",
-            ) from None
+            )
+        return answer.result()
 
     def _ended(self, loop: asyncio.AbstractEventLoop, _: "Future[Any]") -> None:
         """In the thread that computed."""

@@ -12,11 +12,11 @@ import logging
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 from appliance.errors import DamagedError, StoreError
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Block, Reading
+from appliance.runtime.patience import within
 from appliance.runtime.service import Clock
 from appliance.store.history import History
 from appliance.store.pending import Load, Pending
@@ -69,9 +69,7 @@ class Writer:
             await asyncio.sleep(RETRY_S)
             return
         seconds = 0.0 if self._untidy else SYNC_S if self._unsynced else IDLE_S
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):  # wait_for of Python 3.11 may swallow a cancellation
-                await self._wanted.wait()
+        if await within(seconds, self._wanted.wait()):
             await asyncio.sleep(self._commit_s)
 
     async def _work(self) -> None:

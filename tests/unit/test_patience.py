@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from appliance.runtime.patience import within
+from appliance.runtime.patience import result_within, within
 
 
 async def never() -> None:
@@ -73,3 +73,46 @@ def test_what_is_given_up_ends() -> None:
         return await asyncio.wait_for(ended.wait(), 10)
 
     assert asyncio.run(scenario())
+
+
+def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
+    async def scenario() -> bool:
+        begun, tidied = asyncio.Event(), asyncio.Event()
+
+        async def orderly() -> None:
+            begun.set()
+            try:
+                await never()
+            finally:
+                await asyncio.sleep(0)
+                tidied.set()
+
+        task = asyncio.create_task(within(60, orderly()))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return tidied.is_set()
+
+    assert asyncio.run(scenario())
+
+
+def test_a_result_comes_in_time_or_not_at_all() -> None:
+    async def answer() -> int:
+        return 42
+
+    assert asyncio.run(result_within(60, answer())) == 42
+    assert asyncio.run(result_within(None, answer())) == 42
+    with pytest.raises(TimeoutError):
+        asyncio.run(result_within(0.05, never()))
+
+
+def test_clean_up_that_fails_is_told() -> None:
+    async def clumsy() -> None:
+        try:
+            await never()
+        finally:
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        asyncio.run(within(0.05, clumsy()))

@@ -164,3 +164,13 @@ def test_the_command_that_pyproject_names_exists() -> None:
 
 def test_the_changelog_has_a_place_for_what_comes_next() -> None:
     assert "\n## Unreleased\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_bounds_on_waiting_hold_on_every_python() -> None:
+    """`appliance.runtime.patience` says what is wrong with the library's own."""
+    # The session's waiting is in a task of its own, or before there is anything to clean up.
+    exempt = ROOT / "appliance" / "bus" / "mqtt.py"
+    library = re.compile(r"\basyncio\.(?:timeout|wait_for)\(")
+    sources = [path for path in tracked() if path.is_relative_to(ROOT / "appliance") and path.suffix == ".py"]
+    assert exempt in sources
+    assert [path.name for path in sources if path != exempt and library.search(path.read_text())] == []
