@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from appliance.events.schema import Stage
 from appliance.inference.detector.latch import Latch
+from appliance.inference.detector.pace import Manner, Pace
 
 NEVER = 1 << 62  # ns
 
@@ -21,6 +22,7 @@ class Task(StrEnum):
     RETURN = "return"  # a channel that had vanished is back for long enough
     ADAPT = "adapt"  # another model judges now: measure what it makes of this asset
     ACCEPT = "accept"  # an alarm has stood for so long that its state is to be learned
+    PACE = "pace"  # it comes at another pace, and has been seen at it for long enough
     REFINE = "refine"  # a state that a person accepted has been seen for long enough to be learned well
 
 
@@ -67,6 +69,7 @@ class Asset:
         "name",
         "next_due",
         "open_row",
+        "pace",
         "pack",
         "pick",
         "queued",
@@ -108,12 +111,18 @@ class Asset:
         self.next_due = 0  # row of the next judgement
         self.queued = False  # for the next call of `judge`
         self.latch = Latch()
+        self.pace = Pace()
         self.shape_model = ""  # the model that the shape statistics belong to
         self.seen_tick = 0
 
     @property
     def width(self) -> int:
         return len(self.channels)
+
+    @property
+    def thinned(self) -> bool:
+        """Not every reading counts."""
+        return self.pace.manner is Manner.THINNED
 
     def rename(self, channels: list[str]) -> None:
         """Other columns; the block must follow."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from appliance.events.rows import Row
 from appliance.events.schema import Block, Reading, Stage
-from appliance.inference.detector import snapshots, waveform
+from appliance.inference.detector import pace, snapshots, waveform
 from appliance.inference.detector.admission import Admission
 from appliance.inference.detector.asset import Asset, Task
 from appliance.inference.detector.autoencoder import Reconstructor, Shapes
@@ -25,6 +25,7 @@ from appliance.inference.detector.judging import Judge, Judged
 from appliance.inference.detector.learning import Learning
 from appliance.inference.detector.level import WINDOW
 from appliance.inference.detector.memory import Memory
+from appliance.inference.detector.pace import Turn
 from appliance.inference.detector.quality import Limit
 from appliance.inference.detector.rounds import Rounds
 from appliance.inference.detector.settings import DetectorSettings
@@ -100,7 +101,7 @@ class Detector:
 
     def _append(self, known: Asset, at: int, row: Row) -> None:
         if at - known.at > known.gap:
-            self._resume(known)
+            self._resume(known, at - known.at)
         known.pack(self._arena.raw, known.cursor, *row, at)
         known.at = at
         cursor = known.cursor + known.stride
@@ -152,6 +153,7 @@ class Detector:
             "stages": {stage.value: stages[stage.value] for stage in Stage},
             "model": self._shapes.identity,
             "model_trouble": self._shapes.trouble,
+            **pace.describe((known.name, known.pace) for known in list(self._assets.values())),
         }
 
     def snapshot(self) -> bytes:
@@ -192,6 +194,8 @@ class Detector:
 
     def _reached(self, asset: Asset) -> None:
         """The asset has had as many rows as it was to be watched for."""
+        if asset.rows >= asset.pace.row:
+            self._keep_pace(asset)
         if asset.events and asset.rows >= asset.events[0].row:
             self._settle(asset)
             self._learning.run(asset)
@@ -213,11 +217,33 @@ class Detector:
             return
         full = asset.next_due + asset.ring - self._judge.depth
         due = full if asset.queued else asset.next_due
-        asset.alert = min(due, asset.events[0].row) if asset.events else due
+        asset.alert = min(due, asset.pace.row, asset.events[0].row if asset.events else due)
 
-    def _resume(self, asset: Asset) -> None:
-        """After a gap in time: no window holds rows from before and after it."""
+    def _keep_pace(self, asset: Asset) -> None:
+        """Some rows have passed: do they come as they did while the asset learned?"""
+        turn = asset.pace.check(asset.rows, asset.at)
+        if turn is Turn.NOTHING:
+            return
         self._settle(asset)
+        if turn is Turn.LEAVE:
+            asset.gap = max(asset.gap, asset.pace.gap)
+        elif turn is Turn.THIN:
+            asset.whole = 0
+            self._begin_anew(asset)
+        elif turn is Turn.LEARN and not asset.latch.standing:
+            self._learning.expect_pace(asset)
+        elif turn is Turn.ANEW and not asset.latch.standing:
+            self._memory.begin[asset.index] = asset.rows
+            self._memory.held[:, asset.index] = 0.0
+
+    def _resume(self, asset: Asset, pause: int) -> None:
+        """After a gap in time of `pause` ns."""
+        self._settle(asset)
+        asset.gap = asset.pace.pause(asset.rows, pause) or asset.gap
+        self._begin_anew(asset)
+
+    def _begin_anew(self, asset: Asset) -> None:
+        """No window holds rows from before and after."""
         self._memory.begin[asset.index] = asset.rows
         self._memory.held[:, asset.index] = 0.0
         if asset.stage is not Stage.COLLECTING:

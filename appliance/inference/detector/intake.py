@@ -26,7 +26,7 @@ Settle = Callable[[Asset], None]
 
 class Intake:
     """`settle` judges what an asset is due, before something about it changes; `reached` is told of each alert,
-    `resume` of each gap in time."""
+    `resume` of each gap in time and its length, ns."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Intake:
         admission: Admission,
         settle: Settle,
         reached: Settle,
-        resume: Settle,
+        resume: Callable[[Asset, int], None],
     ) -> None:
         self._collect_rows = settings.collect_rows
         self._memory, self._learning, self._admission = memory, learning, admission
@@ -56,6 +56,7 @@ class Intake:
             late = (asset.at - reading.at) / 1e9
             raise EventError("time-backwards", f"{asset.name}: a reading from {late:.3f} s before its last")
         asset.backwards = 0
+        self._resume(asset, 0)
 
     def take(self, asset: Asset, reading: Reading) -> None:
         """Any reading whose time is right. EventError: point-name, too-many-channels."""
@@ -69,13 +70,15 @@ class Intake:
         if not asset.open_row.keys().isdisjoint(values):
             self._close(asset)
         if reading.at - asset.at > asset.gap:
-            self._resume(asset)
+            self._resume(asset, reading.at - asset.at)
         asset.seen = {**asset.seen, **values} if reading.at == asset.at else values
         asset.at, asset.backwards = reading.at, 0
+        if asset.thinned and not asset.open_row and not asset.pace.admits(reading.at):
+            return
         asset.open_row.update(values)
         if len(asset.open_row) >= asset.width - len(asset.away):
             self._close(asset)
-        simple = not (asset.open_row or asset.away or asset.missing)
+        simple = not (asset.open_row or asset.away or asset.missing or asset.thinned)
         asset.whole = asset.width if simple else 0
 
     def _close(self, asset: Asset) -> None:

@@ -25,8 +25,9 @@ GAP_ROWS = 8  # rows whose time is a gap, at the mean pace of the learning perio
 GAP_LARGEST = 4  # times the longest pause in it
 GAP_NS = 1_000_000_000  # and no less
 PATIENCE = 50  # rows that a task waits for the end of an alarm
+WHITE = 0.25  # half logarithms of energy: an octave so close to white noise is independent of the pace
 FEWEST_ACCEPTED = 32  # rows, when a person says that the present state is normal
-_LONG = (Task.JOIN, Task.ADAPT, Task.ACCEPT, Task.REFINE)  # they look at a whole learning period
+_LONG = (Task.JOIN, Task.ADAPT, Task.ACCEPT, Task.REFINE, Task.PACE)  # they look at a whole learning period
 HOUR = 3_600_000_000_000  # ns
 FOLLOW = 1.5  # learning periods in which a centre makes up for most of a change
 
@@ -57,6 +58,20 @@ class Learning:
             asset.plan(Event(asset.rows + self._settings.learn_rows, Task.ADAPT))
             self.resize(asset)
 
+    def expect_pace(self, asset: Asset) -> None:
+        """It comes at another pace. What looked like white noise does so at any pace; for other channels looks wait, and
+        their means may go as far as they do themselves, until they have been seen for long enough."""
+        header = self._memory.header(asset)
+        centre, fast = (header[Row.SPREAD + part * spread.OCTAVES :][: spread.OCTAVES] for part in range(2))
+        white = ((np.abs(centre) < WHITE) & (fast > 0.0)).all(axis=0)
+        for first, features in ((Row.SPREAD, spread.OCTAVES), (Row.SHAPE, 1)):
+            header[first + features : first + 3 * features] *= white
+        header[Row.WEIGHT] = np.where(white, header[Row.WEIGHT], np.minimum(header[Row.WEIGHT], header[Row.SCALE]))
+        self._memory.held[:, asset.index] = 0.0
+        asset.pace.relearn()
+        asset.plan(Event(asset.rows + self._settings.learn_rows, Task.PACE))
+        self.resize(asset)
+
     def expect_acceptance(self, asset: Asset) -> None:
         """An alarm has stood for long: watch the machine, and learn its state if the alarm outlasts that."""
         row = asset.latch.since + self._settings.accept_periods * self._settings.learn_rows
@@ -81,6 +96,8 @@ class Learning:
                 self._learn(asset)
             elif event.task is Task.REFINE:
                 self._learn_anew(asset, self._settings.learn_rows)
+            elif event.task is Task.PACE:
+                self._learn_pace(asset)
             elif event.task is Task.JOIN:
                 self._join(asset, event.channel)
             elif event.task is Task.RETURN:
@@ -117,7 +134,26 @@ class Learning:
         asset.gap = _gap(self._memory.times(asset, asset.rows))
         if asset.shape_model != self._shapes.identity or asset.rows == self._settings.learn_rows:
             self._measure(asset, founders, samples, lesson)
+        if asset.rows >= self._settings.learn_rows:
+            asset.pace.learn(self._memory.times(asset, asset.rows), asset.rows)
         self._memory.calm(asset)
+
+    def _learn_pace(self, asset: Asset) -> None:
+        """How far channels wander and what their looks give at another pace; they belong where they did."""
+        memory, rows = self._memory, self._settings.learn_rows
+        columns = [column for column, channel in enumerate(asset.channels) if channel not in asset.late]
+        places = np.ix_([Row.LOW, Row.HIGH], columns)
+        low, high = memory.header(asset)[places]
+        samples, times = memory.samples(asset, rows)[:, columns], memory.times(asset, rows)
+        lesson = level.learn(samples)
+        memory.learn(asset, Branch.LEVEL, lesson.level)
+        self._write(asset, columns, lesson, lesson.level)
+        memory.header(asset)[places] = np.minimum(low, lesson.centre), np.maximum(high, lesson.centre)
+        memory.learn(asset, Branch.SPREAD, self._learn_spread(asset, columns, samples, lesson).level)
+        self._measure(asset, columns, samples, lesson)
+        asset.pace.learn(times, asset.rows)
+        asset.gap = _gap(times)
+        memory.calm(asset)
 
     def _join(self, asset: Asset, channel: str) -> None:
         """The pooled level grows by what the newcomer alone reached while it learned."""

@@ -16,6 +16,7 @@ from appliance.inference.detector.asset import NEVER, Asset, Event, Task
 from appliance.inference.detector.judging import Judged
 from appliance.inference.detector.latch import Latch
 from appliance.inference.detector.memory import BRANCHES, HEADER, Branch, Memory
+from appliance.inference.detector.pace import Pace
 from appliance.inference.detector.settings import MAX_WIDTH, DetectorSettings
 
 MAGIC = b"MWDETECT2\n"
@@ -59,6 +60,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     header: bytes  # [HEADER, channels]
     samples: bytes  # [kept, channels]
     times: bytes  # [kept], ns
+    pace: Pace = msgspec.field(default_factory=Pace)  # a release before this one did without
 
 
 class Snapshot(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,9 +101,9 @@ def revive(asset: Asset, record: Record) -> None:
     asset.away, asset.late = set(record.away), set(record.late)
     asset.backwards, asset.backwards_row = record.backwards, record.backwards_row
     asset.stage, asset.events, asset.next_due = record.stage, sorted(record.events), record.next_due
-    asset.latch = record.latch
+    asset.latch, asset.pace = record.latch, record.pace
     asset.shape_model = record.shape_model
-    asset.whole = 0 if asset.open_row or asset.away or asset.missing else asset.width
+    asset.whole = 0 if asset.open_row or asset.away or asset.missing or asset.thinned else asset.width
 
 
 def refill(memory: Memory, asset: Asset, record: Record) -> None:
@@ -157,6 +159,7 @@ def _record(memory: Memory, asset: Asset, kept: int) -> Record:
         header=memory.header(asset).astype("<f8").tobytes(),
         samples=memory.samples(asset, kept).astype("<f8").tobytes(),
         times=memory.times(asset, kept).astype("<i8").tobytes(),
+        pace=asset.pace,
     )
 
 
