@@ -59,7 +59,7 @@ class Learning:
             self.resize(asset)
 
     def expect_pace(self, asset: Asset) -> None:
-        """It comes at another pace. What looked like white noise does so at any pace; for other channels looks wait, and
+        """It comes at another pace. What looked like white noise does so at any pace; for others looks wait, and
         their means may go as far as they do themselves, until they have been seen for long enough."""
         header = self._memory.header(asset)
         centre, fast = (header[Row.SPREAD + part * spread.OCTAVES :][: spread.OCTAVES] for part in range(2))
