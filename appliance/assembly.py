@@ -209,9 +209,10 @@ def devices_for(backend: "Backend") -> "Find":
 def _ingest(config: Config, document: Document) -> Service:
     from appliance.connectors import configured
     from appliance.services.ingest import Ingest
+    from appliance.services.strays import Strays
 
     sources = [
         (name, plugins.load("appliance.connectors", name).create(settings))
         for name, settings in configured(document, config.connectors)
     ]
-    return Ingest(_session_of(config, "ingest"), sources, time.time_ns)
+    return Ingest(_session_of(config, "ingest"), sources, time.time_ns, strays=Strays(session(config)))

@@ -24,10 +24,10 @@ from appliance.cli import instance
 from appliance.config.document import Document
 from appliance.config.schema import Config
 from appliance.errors import MillwrightError
-from appliance.events.codec import REASONS
+from appliance.events import codec, strays
 from appliance.events.schema import State
 from appliance.services.picture import Picture
-from appliance.services.words import balanced, example_of, printable, span
+from appliance.services.words import balanced, counted, example_of, printable, span
 from hardware import accelerators, clock, storage
 
 # As pyproject.toml says; a test compares.
@@ -52,6 +52,9 @@ MB = 1_000_000
 _PUBLISHER = "Look at what the publisher sends; the newest example is shown."
 REMEDIES = {
     "topic": "Publish to mw/v1/reading/<asset>, an asset being 1 to 8 levels of a-z 0-9 _ . -",
+    "no-such-kind": "Publish readings to mw/v1/reading/<asset>, waveforms to mw/v1/block/<asset>.",
+    "no-such-version": "Publish to mw/v1/reading/<asset>.",
+    "no-such-root": "Publish to mw/v1/reading/<asset>, without a slash in front.",
     "malformed": 'Send JSON or CBOR, such as {"temperature": 61.2}',
     "shape": 'Send a map of points to numbers, or {"at": ..., "values": {...}}.',
     "not-a-number": 'Send numbers, not text or truth values: 61.2, not "61.2".',
@@ -76,6 +79,8 @@ REMEDIES = {
     "too-many-assets": "Raise max_assets of [detect] or [record], or look who invents so many assets.",
     "too-many-channels": "Raise detect.max_channels, or look who invents so many points.",
 }
+
+_MEANINGS = codec.REASONS | strays.REASONS
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -275,9 +280,9 @@ def drops(scene: Scene) -> Iterator[Finding]:
     for name, state in sorted(known.items()):
         for reason, count in state.dropped.items():
             example = example_of(state, reason)
-            meaning = f" ({REASONS[reason]})" if reason in REASONS else ""
+            meaning = f" ({meant})" if (meant := _MEANINGS.get(reason)) else ""
             such = f"; newest: {example}" if example else ""
-            detail = f"dropped {count:,} messages: {printable(reason)}{meaning}{such}"
+            detail = f"dropped {counted(count, 'message')}: {printable(reason)}{meaning}{such}"
             yield Finding(f"{name} drops", "warn", detail, REMEDIES.get(reason, _PUBLISHER))
 
 

@@ -21,6 +21,7 @@ from appliance.services.words import (
     balanced,
     cause_text,
     clock,
+    counted,
     example_of,
     healthy_text,
     printable,
@@ -120,7 +121,7 @@ def _calling(calling: list[tuple[str, Alarm]]) -> str:
 
 def _calm(picture: Picture) -> tuple[str, str]:
     if picture.alarms:
-        return f"NOTHING NEW  {_count(len(picture.alarms), 'alarm')} standing, seen before", "bold black on cyan"
+        return f"NOTHING NEW  {counted(len(picture.alarms), 'alarm')} standing, seen before", "bold black on cyan"
     stages = [asset.stage for asset in picture.assets.values()]
     if not stages:
         return "NO ASSETS YET: nothing has been heard on the bus", "bold black on yellow"
@@ -128,7 +129,7 @@ def _calm(picture: Picture) -> tuple[str, str]:
     if not judged:
         return "LEARNING what normal looks like; alarms come later", "bold black on cyan"
     rest = f", {len(stages) - judged} still learning" if judged < len(stages) else ""
-    return f"ALL NORMAL  {_count(judged, 'asset')} watched{rest}", "bold black on green"
+    return f"ALL NORMAL  {counted(judged, 'asset')} watched{rest}", "bold black on green"
 
 
 def _figures(picture: Picture, frame: Frame) -> Text:
@@ -339,7 +340,3 @@ def _fit(text: str, size: int) -> str:
 def _spread(left: Text, right: Text, width: int) -> Text:
     gap = max(width - left.cell_len - right.cell_len, 1)
     return left.append(" " * gap).append_text(right)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

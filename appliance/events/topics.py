@@ -20,6 +20,7 @@ MAX_PATH = 240  # characters; mosquitto allows 65535, a database key and a scree
 
 _LEVEL = r"[a-z0-9_.-]+"
 _PATH = re.compile(rf"{_LEVEL}(?:/{_LEVEL}){{0,{MAX_LEVELS - 1}}}")
+_NOT_IN_LEVEL = re.compile(r"[^a-z0-9_.-]+")
 _PREFIX = f"{ROOT}/"
 _ALARMS = f"{ROOT}/{Kind.ALARM.value}/"
 _CONDITION = re.compile(r"/~([a-z0-9-]{1,40})")
@@ -36,10 +37,20 @@ class Address(NamedTuple):
 def check_path(path: str) -> str:
     """The path itself, or EventError("topic") that says what an asset may look like."""
     if len(path) > MAX_PATH or not _PATH.fullmatch(path):
+        meant = mended(path)
+        hint = f"; did you mean '{meant[:80]}'?" if meant else ""
         raise EventError(
-            "topic", f"'{path[:80]}' is not 1 to {MAX_LEVELS} levels of a-z 0-9 _ . - ({MAX_PATH} at most)"
+            "topic", f"'{path[:80]}' is not 1 to {MAX_LEVELS} levels of a-z 0-9 _ . - ({MAX_PATH} at most){hint}"
         )
     return path
+
+
+def mended(path: str) -> str:
+    """The path that was probably meant: in lower case, with `_` for what it may not have, without empty levels. Empty
+    where there is none."""
+    levels = [_NOT_IN_LEVEL.sub("_", level) for level in path[: 2 * MAX_PATH].strip().lower().split("/") if level]
+    found = "/".join(levels)
+    return found if len(found) <= MAX_PATH and _PATH.fullmatch(found) else ""
 
 
 @lru_cache(16_384)
@@ -89,4 +100,6 @@ def parse(text: str) -> Address:
     kind = _KINDS.get(head)
     if kind is None or not text.startswith(_PREFIX):
         raise EventError("topic", f"'{whole[:80]}' is not {ROOT}/<{'|'.join(_KINDS)}>/<asset>")
+    if not path:
+        raise EventError("topic", f"'{whole[:80]}' names no asset: {ROOT}/{head}/<asset>")
     return Address(kind, check_path(path))

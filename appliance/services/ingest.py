@@ -23,6 +23,7 @@ from appliance.events.schema import Block, Command, Kind
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands
 from appliance.services.status import Status
+from appliance.services.strays import Strays
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class _Inject(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Ingest:
-    """`connectors`: name and connector; a name may stand several times."""
+    """`connectors`: name and connector; a name may stand several times. `strays` hears what nobody else does."""
 
     name = "ingest"
 
@@ -88,11 +89,13 @@ class Ingest:
         connectors: Sequence[tuple[str, Connector]],
         clock: Clock,
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        strays: Strays | None = None,
     ) -> None:
         self._bus, self._clock, self._wait = bus, clock, wait
         self._sources = [
             Source(name, connector) for name, (_, connector) in zip(_unique(connectors), connectors, strict=True)
         ]
+        self._strays = strays
         self._ledger, self._refused, self._commands = Ledger(), Ledger(), Ledger()
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._topics: dict[tuple[Kind, str], str] = {}
@@ -105,6 +108,8 @@ class Ingest:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._status.run(pulse), name="ingest status")
                     group.create_task(self._serve(), name="ingest commands")
+                    if self._strays:
+                        group.create_task(self._strays.run(), name="ingest strays")
                     for source in self._sources:
                         group.create_task(self._keep(source), name=f"ingest {source.name}")
                     pulse.ready()
@@ -180,8 +185,10 @@ class Ingest:
         return detail
 
     def _balance(self) -> None:
-        """The books over all connectors: what they yielded is processed, unless the bus's grammar refused it."""
-        ledgers = [source.connector.ledger for source in self._sources]
+        """The books over all connectors: what they yielded is processed, unless the bus's grammar refused it. Strays
+        are dropped as soon as they are heard of."""
+        stray = self._strays.ledger if self._strays else Ledger()
+        ledgers = [*(source.connector.ledger for source in self._sources), stray]
         refused = sum(self._refused.dropped.values())
         self._ledger.received = sum(ledger.received for ledger in ledgers)
         self._ledger.processed = sum(ledger.processed for ledger in ledgers) - refused
@@ -189,7 +196,7 @@ class Ingest:
         for ledger in ledgers:
             dropped.update(ledger.dropped)
         self._ledger.dropped = dict(dropped)
-        self._ledger.examples = dict(self._refused.examples)
+        self._ledger.examples = self._refused.examples | stray.examples
 
 
 def _unique(connectors: Sequence[tuple[str, Connector]]) -> list[str]:

@@ -118,6 +118,11 @@ def drop_text(state: State, reason: str) -> str:
     return f"drops messages: {printable(reason)} ({state.dropped[reason]}){such}"
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 message`, `2,000 messages`."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def example_of(state: State, reason: str) -> str:
     """The newest message that a service dropped for a reason, as it told it."""
     examples = state.detail.get("examples")

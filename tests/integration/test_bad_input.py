@@ -26,6 +26,7 @@ from appliance.bus.port import Message
 from appliance.events import codec, topics
 from appliance.events.schema import Alarm, AlarmState, Command, CommandState, Kind, Reading, Score, Severity, State
 from appliance.inference.detector.intake import MAX_BACKWARDS
+from appliance.services.words import counted
 from appliance.store import history, reader
 from tests.faults.plant import LEARN_ROUNDS, Machine, Plant
 from tests.faults.site import PATIENCE_S, SERVICES, Site
@@ -203,7 +204,7 @@ async def check_it_is_shown(site: Site, dropped: dict[str, Counter[str]]) -> Non
         told = [finding["detail"] for finding in findings if finding["name"] == f"{name} drops"]
         assert len(told) == len(reasons)
         for reason, count in reasons.items():
-            assert any(detail.startswith(f"dropped {count:,} messages: {reason}") for detail in told), reason
+            assert any(detail.startswith(f"dropped {counted(count, 'message')}: {reason}") for detail in told), reason
     _, output, errors = await site.run("watch", "--json", "--seconds", "1")
     assert errors == ""
     assert strict(output.splitlines()[-1])["dropped"] == dropped["detect"] + dropped["record"]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from appliance.bus.mqtt import MqttBus
 from appliance.events import codec, topics
-from appliance.events.schema import State
+from appliance.events.schema import Kind, State
 
 PATIENCE_S = 60.0
 
@@ -22,6 +22,8 @@ class Box(Protocol):
     environment: dict[str, str]
 
     def command(self, *words: str) -> list[str]: ...
+
+    async def start(self, *words: str) -> asyncio.subprocess.Process: ...
 
     async def run(self, *words: str) -> tuple[int, str, str]: ...
 
@@ -68,8 +70,30 @@ def test_a_service_that_died_and_messages_that_were_dropped(box: Box) -> None:
     code, output = examined(box, **states)
     assert code == 1
     assert "fail record: is not running\n     -> See its log, then start it: millwright run record\n" in output
-    assert "warn ingest drops: dropped 1 messages: topic" in output
+    assert "warn ingest drops: dropped 1 message: topic" in output
     assert output.splitlines()[-1].endswith("1 broken")
+
+
+def test_what_was_published_to_a_misspelt_topic(box: Box) -> None:
+    async def main() -> str:
+        async with asyncio.timeout(PATIENCE_S), MqttBus(box.url) as bus:
+            bus.publish("mw/v1/readings/line1/pump", b'{"temperature": 61.2}', qos=1, retain=True)
+            ingest = await box.start("run", "ingest")
+            async with bus.subscribe(topics.state("ingest"), qos=1) as batches:
+                async for batch in batches:
+                    state = codec.decode(Kind.STATE, batch[-1].payload, 0)
+                    assert isinstance(state, State)
+                    if state.dropped:
+                        break
+            _, output, _ = await box.run("doctor")
+            ingest.terminate()
+            await ingest.communicate()
+        return output
+
+    told = asyncio.run(main())
+    assert "warn ingest drops: dropped 1 message: no-such-kind" in told
+    assert "'readings' is no kind of message; did you mean mw/v1/reading/line1/pump?" in told
+    assert "books do not balance" not in told
 
 
 def test_nothing_runs(quiet_box: Box) -> None:
