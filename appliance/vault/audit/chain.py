@@ -91,8 +91,11 @@ def add(tip: Tip, at: int, actor: str, action: str, subject: str, outcome: str, 
 
 def sign(tip: Tip, at: int, counter: int | None, key: Ed25519PrivateKey) -> bytes:
     """A checkpoint's line. `counter`: the value that it will have once the line is safe."""
-    signature = key.sign(_to_sign(tip, at, counter)).hex()
-    return add(tip, at, "vault", CHECKPOINT, "", "done", {"counter": counter, "signature": signature})
+    return _checkpoint(tip, at, counter, key.sign(_to_sign(tip, at, counter)))
+
+
+def _checkpoint(tip: Tip, at: int, counter: int | None, signature: bytes) -> bytes:
+    return add(tip, at, "vault", CHECKPOINT, "", "done", {"counter": counter, "signature": signature.hex()})
 
 
 def after(tip: Tip, line: bytes) -> Tip:
@@ -135,7 +138,7 @@ class _Reader:
             return Flaw(self._tip.seq + 1, f"the line is not an entry: {error}")
         if self._start is None:
             self._start, self._tip = entry, Tip(entry.seq - 1, entry.previous)
-        flaw = self._misplaced(entry) or self._badly_signed(entry)
+        flaw = self._misplaced(entry) or self._badly_signed(entry, line)
         if flaw is None:
             self._entries += 1
             self._tip = after(self._tip, line)
@@ -153,16 +156,19 @@ class _Reader:
             return Flaw(expected - 1, f"it is not what entry {expected} names as the one before it: it was changed")
         return None
 
-    def _badly_signed(self, entry: Entry) -> Flaw | None:
+    def _badly_signed(self, entry: Entry, line: bytes) -> Flaw | None:
         if entry.action != CHECKPOINT:
             return None
         counter, signature = entry.detail.get("counter"), entry.detail.get("signature")
         if not (counter is None or isinstance(counter, int)) or not isinstance(signature, str):
             return Flaw(entry.seq, "the checkpoint has no signature")
         try:
-            self._key.verify(bytes.fromhex(signature), _to_sign(self._tip, entry.at, counter))
+            raw = bytes.fromhex(signature)
+            self._key.verify(raw, _to_sign(self._tip, entry.at, counter))
         except (InvalidSignature, ValueError):
             return Flaw(entry.seq, "the checkpoint's signature is not of this vault's key")
+        if line != _checkpoint(self._tip, entry.at, counter, raw):  # what no signature covers has one form only
+            return Flaw(entry.seq, "the checkpoint was changed")
         self._checkpoints += 1
         self._signed_through, self._counted = entry.seq, counter
         return None
