@@ -6,6 +6,7 @@ it is, after each connection to the broker: whoever listens takes the same state
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from appliance.runtime import files
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands
 from appliance.services.annunciator import FALLBACK, Annunciator
+from appliance.services.gathering import Gathering
 from appliance.services.intake import Intake
 from appliance.services.status import Status, tell_ready
 
@@ -36,10 +38,9 @@ _T = TypeVar("_T")
 
 STATE_LIMIT = 256 << 20  # bytes of the state file
 PART = 2048  # messages dealt with before the event loop gets its turn
-TOGETHER = 2 * PART  # messages after which judging waits no longer
 TICK_S = 1.0
 GRACE_S = 1.0  # for an inference that is under way at the end
-GATHER_S = 0.02  # between two judgements: many windows at once cost a fraction of as many alone
+LAST_S = 0.015  # so long do readings wait for others when none come any more
 OWN_ASSET, SERVED_ASSET = "millwright/detect", "millwright/infer"
 MINUTE = 60_000_000_000  # ns
 MAX_SHELVED = 31 * 24 * 60  # minutes; what is shelved for ever is forgotten
@@ -98,12 +99,13 @@ class Detect:
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._saving = asyncio.Lock()
         self._detecting = asyncio.Lock()  # the detector is at work, maybe in a thread
-        self._taken = asyncio.Event()  # readings that were not judged yet
-        self._unjudged = 0  # so many of them
+        self._gathering = Gathering()
+        self._taken = asyncio.Event()  # something waits to be judged
         self._saved_at_count = 0
         self._trouble = ""
 
     async def run(self, pulse: Pulse) -> None:
+        self._loop = asyncio.get_running_loop()
         self._restore()
         self._bus.on_connected(self._annunciator.assert_all)
         async with self._bus:
@@ -114,7 +116,7 @@ class Detect:
                     group.create_task(self._tend(), name="detect checkpoints")
                     group.create_task(self._annunciator.clear_ghosts(), name="detect ghosts")
                     group.create_task(self._watch_served(), name="detect served models")
-                    group.create_task(self._judge_together(), name="detect judgements")
+                    group.create_task(self._judge_last(), name="detect judgements")
                     group.create_task(self._take_blocks(), name="detect blocks")
                     group.create_task(self._take_readings(pulse), name="detect readings")
             finally:
@@ -128,32 +130,38 @@ class Detect:
             async for batch in batches:
                 for part in _parts(batch):
                     await self._detect(partial(self._intake.take, part, self._clock()))
-                    self._unjudged += len(part)
-                    self._taken.set()
-                    if self._unjudged >= TOGETHER:
-                        await self._judge()
+                    await self._judge_in_time(len(part))
                     pulse.beat()
-                    await asyncio.sleep(0)
+                    if part is not batch:
+                        await asyncio.sleep(0)
 
     async def _take_blocks(self) -> None:
         async with self._bus.subscribe(topics.everything(Kind.BLOCK)) as batches:
             async for batch in batches:
                 for message in batch:
                     await self._detect(partial(self._intake.take_block, message, self._clock()))
+                    await self._judge_in_time(1)
                     await asyncio.sleep(0)
-                self._taken.set()
 
-    async def _judge_together(self) -> None:
-        """At once where it is quiet; where it is busy so much later that what came meanwhile shares the work."""
+    async def _judge_in_time(self, taken: int) -> None:
+        if self._gathering.took(taken, self._loop.time()):
+            await self._judge()
+        else:
+            self._taken.set()
+
+    async def _judge_last(self) -> None:
+        """What nothing came after."""
         while True:
             await self._taken.wait()
-            await self._judge()
-            await asyncio.sleep(GATHER_S)
+            self._taken.clear()
+            await asyncio.sleep(LAST_S)
+            if self._gathering.waiting:
+                await self._judge_in_time(0)
 
     async def _judge(self) -> None:
-        self._taken.clear()
-        self._unjudged = 0
+        began = time.process_time()
         await self._tell(await self._detect(self._detector.judge))
+        self._gathering.judged(time.process_time() - began, self._loop.time())
 
     async def _detect(self, work: Callable[[], _T]) -> _T:
         """Whatever may infer. Where that takes long, or may hang, the loop goes on meanwhile."""
@@ -334,5 +342,8 @@ class Detect:
 
 
 def _parts(batch: Batch) -> Iterator[Batch]:
+    if len(batch) <= PART:
+        yield batch
+        return
     for start in range(0, len(batch), PART):
         yield batch[start : start + PART]
