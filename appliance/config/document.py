@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from appliance.errors import ConfigError
 
 _T = TypeVar("_T")
 _HEADER = re.compile(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?")
 _KEY = re.compile(r"\s*([A-Za-z0-9_.\-\"']+)\s*=")
+_NOT_A_CHOICE = re.compile(r"Invalid enum value '(.*)'")
 _WHERE = re.compile(r" - at `\$(.*)`$")
 
 
@@ -47,7 +49,7 @@ class Document:
         try:
             return msgspec.convert(table, kind, dec_hook=_decode, strict=True)
         except msgspec.ValidationError as error:
-            raise self._explain(error, path) from None
+            raise self._explain(kind, error, path) from None
 
     def line(self, path: tuple[str, ...]) -> int:
         """The line a key or table stands on, counted from 1; of its nearest parent where it is not found."""
@@ -84,19 +86,48 @@ class Document:
             if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
                 self._refuse_unknown(inner, value, (*path, key))
 
-    def _explain(self, error: msgspec.ValidationError, path: tuple[str, ...]) -> ConfigError:
+    def _explain(self, kind: type, error: msgspec.ValidationError, path: tuple[str, ...]) -> ConfigError:
         text = str(error)
         where = _WHERE.search(text)
         inner = tuple(part for part in re.split(r"[.\[\]]+", where[1]) if part) if where else ()
         problem = _WHERE.sub("", text)
-        full = (*path, *inner)
-        return self.error(full, problem, "'millwright config reference' lists every key with its type and bounds.")
+        remedy = "'millwright config reference' lists every key with its type and bounds."
+        if (given := _NOT_A_CHOICE.fullmatch(problem)) and (choices := _choices(kind, inner)):
+            near = difflib.get_close_matches(given[1], choices, n=1, cutoff=0.5)
+            problem = f"'{given[1]}' is none of its values"
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            remedy = f"{hint}There are: {', '.join(choices)}."
+        return self.error((*path, *inner), problem, remedy)
 
 
 def _decode(kind: type, value: object) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value).expanduser()
     raise TypeError(f"Expected `{kind.__name__.lower()}`, got `{type(value).__name__}`")  # msgspec adds where
+
+
+def _choices(kind: type, path: tuple[str, ...]) -> list[str]:
+    """The words that may stand at a key; empty where it takes anything else."""
+    found = _alternatives(inspect.type_info(kind))
+    for part in path:
+        found = [inner for one in found for inner in _inside(one, part)]
+    return [str(value) for one in found if isinstance(one, inspect.LiteralType) for value in one.values]
+
+
+def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
+    if isinstance(kind, inspect.Metadata):
+        return _alternatives(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return [inner for one in kind.types for inner in _alternatives(one)]
+    return [kind]
+
+
+def _inside(kind: inspect.Type, part: str) -> list[inspect.Type]:
+    """What may stand at a key of a table, or in a list."""
+    if isinstance(kind, inspect.ListType):
+        return _alternatives(kind.item_type)
+    fields = kind.fields if isinstance(kind, inspect.StructType) else ()
+    return [inner for field in fields if field.encode_name == part for inner in _alternatives(field.type)]
 
 
 def _split(dotted: str) -> tuple[str, ...]:
@@ -112,6 +143,6 @@ def _shared(found: tuple[str, ...], path: tuple[str, ...]) -> int:
     return count
 
 
-def _nearest(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(sorted(known))}."

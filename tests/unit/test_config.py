@@ -55,7 +55,11 @@ class TestErrors:
             ('# a bus\n[bus]\nulr = "x"', "box.toml:3: bus.ulr: there is no such key", "Did you mean 'url'?"),
             ("[recrod]", "box.toml:1: recrod: there is no such key", "Did you mean 'record'?"),
             ("[record]\n\nbudget_mb = 1", "box.toml:3: record.budget_mb: Expected `int` >= 8", "config reference"),
-            ('[detect]\ndevice = "TPU"', "box.toml:2: detect.device: Invalid enum value 'TPU'", "config reference"),
+            (
+                '[detect]\ndevice = "TPU"',
+                "box.toml:2: detect.device: 'TPU' is none of its values",
+                "Did you mean 'GPU'?",
+            ),
             ("[paths]\nstate = 4", "box.toml:2: paths.state: Expected `path`, got `int`", "config reference"),
             ("bus = 3", "box.toml:1: bus: a table is needed, not int", "Write [bus]."),
             (
@@ -67,6 +71,21 @@ class TestErrors:
                 "[[connectors.simulator]]\nseed = 1\n[[connectors.simulator]]\nsede = 2",
                 "box.toml:4: connectors.simulator.1.sede: there is no such key",
                 "Did you mean 'seed'?",
+            ),
+            (
+                '[detect]\npolicy = "latencie"',
+                "box.toml:2: detect.policy: 'latencie' is none of its values",
+                "Did you mean 'latency'? There are: latency, low-power, throughput.",
+            ),
+            (
+                '[detect]\ndevice = ["CPU", "QPU"]',
+                "box.toml:2: detect.device.1: 'QPU' is none of its values",
+                "There are: CPU, GPU, GPU.0, GPU.1, GPU.2, GPU.3, NPU, auto.",
+            ),
+            (
+                '[log]\nlevel = "loud"',
+                "box.toml:2: log.level: 'loud' is none of its values",
+                "There are: debug, error, info, warning.",
             ),
             ("connectors.host.disk = 5", "box.toml:1: connectors.host.disk: Expected `str`, got `int`", "reference"),
         ],
