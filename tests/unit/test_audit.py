@@ -164,9 +164,10 @@ def test_any_flipped_bit_before_the_last_checkpoint_is_noticed(
     tmp_path_factory: pytest.TempPathFactory, place: int, bit: int
 ) -> None:
     lines = _lines_of_thirty(tmp_path_factory)
+    assert chain.verify(lines, PUBLIC, counter=8).flaw is None
     content = bytearray(b"\n".join(lines) + b"\n")
     content[place % (len(content) - 1)] ^= 1 << bit
-    report = chain.verify(bytes(content).removesuffix(b"\n").split(b"\n"), PUBLIC, None)
+    report = chain.verify(bytes(content).removesuffix(b"\n").split(b"\n"), PUBLIC, counter=8)
     assert report.flaw is not None
 
 
@@ -175,7 +176,7 @@ _MADE: list[list[bytes]] = []
 
 def _lines_of_thirty(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     if not _MADE:
-        _MADE.append(written(tmp_path_factory.mktemp("audit"), Clock(), None, notes=30))
+        _MADE.append(written(tmp_path_factory.mktemp("audit"), Clock(), Counting(7), notes=30))
     return _MADE[0]
 
 
