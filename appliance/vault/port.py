@@ -7,7 +7,7 @@ one `Settings` struct, whose defaults run, and one `create(settings, machine) ->
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from appliance.vault.secret import Secret
 
@@ -109,3 +109,34 @@ class Keeper(Protocol):
 
     def rotate(self, layer: Layer, name: str = "") -> None:
         """Renew a layer's keys; `name` is a namespace's or secret's. Always openable between any two writes."""
+
+
+class Custody(Keeper, Protocol):
+    """A keeper whose owner looks after it: what the vault's service offers to who may manage it."""
+
+    def backup(self) -> bytes:
+        """Readable with a recovery key only."""
+
+    def renew_recovery(self) -> Secret:
+        """A new recovery key as it is printed; the old one opens nothing that is written from now on."""
+
+    def recipients(self) -> Sequence[str]:
+        """Lines of text, as a file of recipients has them."""
+
+    def add_recipient(self, line: str) -> None: ...
+
+    def remove_recipient(self, name: str) -> None: ...
+
+    def close(self) -> None:
+        """Forget the keys. Nothing else is called afterwards."""
+
+
+class AuditSink(Protocol):
+    """Where sensitive operations are written down. Never given a secret. It may write to a disk; it does not raise."""
+
+    def note(self, actor: str, action: str, subject: str, outcome: str, detail: dict[str, Any] | None = None) -> None:
+        """`actor` asked; `action` is a word such as get, put, rotate; `subject` the secret's name or what it was about;
+        `outcome` is `done`, `refused` or `failed`, `detail` says why."""
+
+    def tick(self) -> None:
+        """Called every now and then: write what was held back."""
