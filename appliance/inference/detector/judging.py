@@ -9,14 +9,27 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.events.schema import Score, Stage
-from appliance.inference.detector import autoencoder, level, looks, spread, upkeep
+from appliance.inference.detector import autoencoder, level, looks, spread, states, upkeep
 from appliance.inference.detector.arena import Floats, Integers
 from appliance.inference.detector.asset import Asset
 from appliance.inference.detector.autoencoder import Shapes
 from appliance.inference.detector.latch import CONFIRM_ROWS, NO_BRANCH, THRESHOLD
-from appliance.inference.detector.memory import HEADER, STATISTICS, WORD, Branch, Memory, Row
+from appliance.inference.detector.memory import (
+    AWAY_HIGH,
+    AWAY_LOOKS,
+    AWAY_LOW,
+    HEADER,
+    LOOKS,
+    SEEN_LOOKS,
+    STATISTICS,
+    WORD,
+    Branch,
+    Memory,
+    Row,
+)
 from appliance.inference.detector.settings import DetectorSettings
 
 MAX_SLOTS = 4096  # at once: bounds the memory of a judgement
@@ -26,6 +39,8 @@ LOOKED = (Row.CENTRE, Row.SCALE, Row.ACTIVE, Row.FRESH)  # what a look needs bes
 # First of the fading means.
 LAST = {Branch.SPREAD: Row.SPREAD + 3 * spread.OCTAVES, Branch.AUTOENCODER: Row.SHAPE + 3}
 NAMES = [branch.name.lower() for branch in Branch]
+FEATURES = {Branch.AUTOENCODER: slice(0, 1), Branch.SPREAD: slice(1, LOOKS)}  # of all looks' features
+STEADY = 1.0  # units between two looks: more is on its way
 STALE = 2  # learning periods before a standing alarm's state is learned, in which the rows for that are collected
 
 
@@ -135,29 +150,48 @@ class Judge:
             due[place].latch.relieved = NO_BRANCH
         known = ended & upkeep.recurs(self._memory, index)
         if known.any():
-            chosen = points.only(looked[known])
-            self._write(chosen, Row.LOW, self._block(chosen, 0, Row.SEEN_LOW, Row.SEEN_HIGH))
+            self._learn_state(points.only(looked[known]))
         uneasy = settled & self._memory.uneasy[index]
-        if uneasy.any():
-            self._remember(points.only(looked[uneasy]))
+        staying = uneasy & self._memory.steady[index]
+        if staying.any():
+            self._remember(points.only(looked[staying]))
         moving = settled & ~uneasy & (self._memory.follow[index] > 0.0)
         if moving.any():
             self._follow(points.only(looked[moving]))
 
+    def _learn_state(self, points: Points) -> None:
+        """Where the machine stayed during alarms is another state of it, or more of the one that is known."""
+        seen = self._block(points, 0, Row.SEEN_LOW, Row.SEEN_HIGH)[:, points.first]
+        points = points.only(np.flatnonzero(seen[0] <= seen[1]))
+        if not points.rows.size:
+            return
+        for away, seen_row, count in ((AWAY_LOW, Row.SEEN_LOW, 1), (AWAY_LOOKS, SEEN_LOOKS, LOOKS)):
+            both = self._block(points, 0, *range(away, away + 2 * count), *range(seen_row, seen_row + 2 * count))
+            low, high, seen_low, seen_high = both.reshape(4, count, -1)
+            self._write(points, away, np.concatenate([np.minimum(low, seen_low), np.maximum(high, seen_high)]))
+            self._write(points, seen_row, np.repeat([np.inf, -np.inf], count)[:, None] + np.zeros(both.shape[1]))
+        states.begin(self._memory, points.asset, points.rows, self.look)
+
     def _remember(self, points: Points) -> None:
-        """Where the channels are while an alarm stands."""
+        """Where the channels stay while an alarm stands."""
         block = self._block(points, level.WINDOW, Row.SEEN_LOW, Row.SEEN_HIGH)
         means = level.column_sums(block[2:] * (1.0 / level.WINDOW))
         self._write(points, Row.SEEN_LOW, np.stack([np.minimum(block[0], means), np.maximum(block[1], means)]))
 
     def _follow(self, points: Points) -> None:
         """Where the channels belong goes a little way towards where they are; channels that never moved stay."""
-        block = self._block(points, level.WINDOW, Row.LOW, Row.HIGH, Row.WEIGHT)
+        away = self._memory.two[points.asset] & (self._memory.nearer[points.asset] == states.AWAY)
+        for row, chosen in ((Row.LOW, np.flatnonzero(~away)), (AWAY_LOW, np.flatnonzero(away))):
+            if chosen.size:
+                self._follow_state(points.only(chosen), row)
+
+    def _follow_state(self, points: Points, row: int) -> None:
+        block = self._block(points, level.WINDOW, row, row + 1, Row.WEIGHT)
         low, high, weight = block[:3]
         means = level.column_sums(block[3:] * (1.0 / level.WINDOW))
         share = np.repeat(self._memory.follow[points.asset], points.width) * (weight > 0.0)
         step = (means - np.clip(means, low, high)) * share
-        self._write(points, Row.LOW, np.stack([low + step, high + step]))
+        self._write(points, row, np.stack([low + step, high + step]))
 
     def _decide(self, asset: Asset, score: float, row: int, branch: int) -> tuple[float, bool]:
         """The threshold that holds and whether the asset is abnormal."""
@@ -181,9 +215,13 @@ class Judge:
         scores, causes = memory.held[:, points.asset], memory.held_cause[:, points.asset]
         scores[Branch.LEVEL], causes[Branch.LEVEL] = self._level(points)
         if looked.size:
+            self._locate(points.only(looked))
+            strange = memory.two[points.asset] & (points.rows < memory.moved[points.asset] + self.depth)
+            scores[1:, looked[strange[looked]]] = 0.0
             for branch, look in ((Branch.SPREAD, self._spread), (Branch.AUTOENCODER, self._shape)):
                 asset = points.asset[looked]
                 whole = points.rows[looked] - memory.begin[asset] >= self._windows[branch]
+                whole &= ~strange[looked]
                 chosen = looked[whole & (memory.unit[branch, asset] > 0.0)]
                 if chosen.size:
                     scores[branch, chosen], causes[branch, chosen] = look(points.only(chosen))
@@ -194,7 +232,51 @@ class Judge:
     def _level(self, points: Points) -> Weighed:
         block = self._block(points, level.WINDOW, Row.LOW, Row.HIGH, Row.WEIGHT, Row.SWITCH, Row.ACTIVE)
         away = level.deviations(block[5:], *block[:5])
-        return _pooled(away, points, self._memory.unit[Branch.LEVEL, points.asset])
+        found = _pooled(away, points, self._memory.unit[Branch.LEVEL, points.asset])
+        two = np.flatnonzero(self._memory.two[points.asset])
+        if two.size:
+            found.score[two], found.cause[two] = self._between(
+                points.only(two), Weighed(found.score[two], found.cause[two])
+            )
+        return found
+
+    def _between(self, points: Points, home: Weighed) -> Weighed:
+        """Of assets with two states: against the nearer one; for a while against both and all between."""
+        memory, unit = self._memory, self._memory.unit[Branch.LEVEL, points.asset]
+        block = self._block(
+            points, level.WINDOW, Row.LOW, Row.HIGH, AWAY_LOW, AWAY_HIGH, Row.WEIGHT, Row.SWITCH, Row.ACTIVE
+        )
+        lows, highs, rest, window = block[0:4:2], block[1:4:2], block[4:7], block[7:]
+        away = _pooled(level.deviations(window.copy(), lows[1], highs[1], *rest), points, unit)
+        hull = _pooled(level.deviations(window, lows.min(axis=0), highs.max(axis=0), *rest), points, unit)
+        nearer = np.where(away.score < home.score, states.AWAY, states.HOME)
+        apart = np.minimum(away.score, home.score)
+        memory.apart[points.asset], memory.nearer[points.asset] = apart, nearer
+        under_way = (apart > THRESHOLD) & states.on_its_way(memory, points.asset, points.rows)
+        cause = np.where(under_way, hull.cause, np.where(nearer == states.AWAY, away.cause, home.cause))
+        return Weighed(np.where(under_way, hull.score, apart), cause)
+
+    def _locate(self, points: Points) -> None:
+        """At a look: which state those with two are in, and which of those with an alarm stay where they are."""
+        memory = self._memory
+        two = memory.two[points.asset]
+        if two.any():
+            states.arrive(memory, points.asset[two], points.rows[two], self.look, self._learn_rows)
+        uneasy = np.flatnonzero(memory.uneasy[points.asset])
+        if uneasy.size:
+            chosen = points.only(uneasy)
+            memory.steady[chosen.asset] = self._stays(chosen)
+
+    def _stays(self, points: Points) -> NDArray[np.bool_]:
+        """Are the means of the channels where they were some rows ago?"""
+        depth = level.WINDOW + looks.STRIDE
+        block = self._block(points, depth, Row.WEIGHT, Row.ACTIVE)
+        samples = block[2:] * (1.0 / level.WINDOW)
+        change = level.column_sums(samples[looks.STRIDE :]) - level.column_sums(samples[: level.WINDOW])
+        moved = np.fmin(np.abs(change) * block[0] * block[1], level.LIMIT)
+        score = _pooled(moved, points, self._memory.unit[Branch.LEVEL, points.asset]).score
+        stays: NDArray[np.bool_] = (score < STEADY) & (points.rows - self._memory.begin[points.asset] >= depth)
+        return stays
 
     def _spread(self, points: Points) -> Weighed:
         count = STATISTICS * spread.OCTAVES
@@ -214,11 +296,29 @@ class Judge:
     def _look(self, points: Points, branch: Branch, features: Floats, statistics: Floats, active: Floats) -> Weighed:
         """`features` [features, slots] against their `statistics` [STATISTICS * features, slots]."""
         centre, fast, slow, fading = statistics.reshape(STATISTICS, len(features), -1)
-        deviation = (features - centre) * active
+        deviation = self._deviation(points, branch, features, centre) * active
         faded = np.where(active > 0.0, looks.fade(fading, deviation), fading)
         self._write(points, LAST[branch], faded)
         weighed = looks.weigh(deviation, faded, fast, slow) * active
         return _pooled(weighed, points, self._memory.unit[branch, points.asset] * EXCEED[branch])
+
+    def _deviation(self, points: Points, branch: Branch, features: Floats, centre: Floats) -> Floats:
+        """From where the features are while all is well, in the state that explains them better."""
+        memory, (first, last, _) = self._memory, FEATURES[branch].indices(LOOKS)
+        staying = memory.uneasy[points.asset] & memory.steady[points.asset] & (points.rows > self._learn_rows)
+        if staying.any():
+            chosen, mine = points.only(np.flatnonzero(staying)), features[:, np.repeat(staying, points.width)]
+            for row, extreme in ((SEEN_LOOKS, np.minimum), (SEEN_LOOKS + LOOKS, np.maximum)):
+                before = self._block(chosen, 0, *range(row + first, row + last))
+                self._write(chosen, row + first, extreme(before, mine))
+        if not memory.two[points.asset].any():
+            return features - centre
+        rows = [
+            *range(AWAY_LOOKS + first, AWAY_LOOKS + last),
+            *range(AWAY_LOOKS + LOOKS + first, AWAY_LOOKS + LOOKS + last),
+        ]
+        low, high = self._block(points, 0, *rows).reshape(2, last - first, -1)
+        return states.nearest(features, centre, low, high)
 
     def _write(self, points: Points, row: int, values: Floats) -> None:
         """`values` [rows, slots] into the header from `row` on."""

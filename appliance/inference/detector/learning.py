@@ -10,12 +10,12 @@ slowly, because it has shown that it moves.
 import numpy as np
 
 from appliance.events.schema import Stage
-from appliance.inference.detector import level, looks, spread
+from appliance.inference.detector import level, looks, spread, states
 from appliance.inference.detector.arena import Floats, Integers
 from appliance.inference.detector.asset import Asset, Event, Task
 from appliance.inference.detector.autoencoder import Shapes
 from appliance.inference.detector.judging import Judge
-from appliance.inference.detector.memory import Branch, Memory, Row
+from appliance.inference.detector.memory import AWAY_HIGH, AWAY_LOOKS, AWAY_LOW, LOOKS, SEEN_LOOKS, Branch, Memory, Row
 from appliance.inference.detector.settings import DetectorSettings
 from appliance.inference.detector.upkeep import WIDER, WIDEST
 
@@ -27,6 +27,7 @@ GAP_NS = 1_000_000_000  # and no less
 PATIENCE = 50  # rows that a task waits for the end of an alarm
 WHITE = 0.25  # half logarithms of energy: an octave so close to white noise is independent of the pace
 FEWEST_ACCEPTED = 32  # rows, when a person says that the present state is normal
+_SEEN = [Row.SEEN_LOW, Row.SEEN_HIGH, *range(SEEN_LOOKS, SEEN_LOOKS + 2 * LOOKS)]
 _LONG = (Task.JOIN, Task.ADAPT, Task.ACCEPT, Task.REFINE, Task.PACE)  # they look at a whole learning period
 HOUR = 3_600_000_000_000  # ns
 FOLLOW = 1.5  # learning periods in which a centre makes up for most of a change
@@ -128,6 +129,7 @@ class Learning:
         founders = [column for column, channel in enumerate(asset.channels) if channel not in asset.late]
         samples = self._memory.samples(asset, asset.rows)[:, founders]
         lesson = level.learn(samples)
+        self._memory.two[asset.index] = False
         self._memory.learn(asset, Branch.LEVEL, lesson.level)
         self._write(asset, founders, lesson, lesson.level)
         self._memory.learn(asset, Branch.SPREAD, self._learn_spread(asset, founders, samples, lesson).level)
@@ -149,6 +151,7 @@ class Learning:
         memory.learn(asset, Branch.LEVEL, lesson.level)
         self._write(asset, columns, lesson, lesson.level)
         memory.header(asset)[places] = np.minimum(low, lesson.centre), np.maximum(high, lesson.centre)
+        memory.header(asset)[AWAY_LOOKS : AWAY_LOOKS + 2 * LOOKS] = memory.header(asset)[_SEEN[2:]]
         memory.learn(asset, Branch.SPREAD, self._learn_spread(asset, columns, samples, lesson).level)
         self._measure(asset, columns, samples, lesson)
         asset.pace.learn(times, asset.rows)
@@ -162,6 +165,7 @@ class Learning:
         lesson = level.learn(samples)
         self._grow(asset, Branch.LEVEL, float(lesson.reach[0]))
         self._write(asset, column, lesson, float(memory.unit[Branch.LEVEL, asset.index]))
+        memory.header(asset)[AWAY_LOW : AWAY_HIGH + 1, column] = lesson.centre  # where the others know two states
         self._grow(asset, Branch.SPREAD, float(self._learn_spread(asset, column, samples, lesson).reach[0]))
         if memory.unit[Branch.AUTOENCODER, asset.index] > 0.0:
             self._grow(asset, Branch.AUTOENCODER, float(self._learn_shapes(asset, column, samples, lesson).reach[0]))
@@ -208,27 +212,42 @@ class Learning:
         memory, index = self._memory, asset.index
         columns = [column for column, channel in enumerate(asset.channels) if channel not in asset.late]
         weights = [Row.WEIGHT, *range(Row.SPREAD + spread.OCTAVES, Row.SPREAD + 3 * spread.OCTAVES)]
+        known, whole = bool(memory.two[index]), memory.header(asset)[:, columns].copy()
         before, units = memory.header(asset)[np.ix_(weights, columns)], memory.unit[:, index].copy()
-        low, high = memory.header(asset)[np.ix_([Row.LOW, Row.HIGH], columns)]
         samples = memory.samples(asset, rows)[:, columns]
         lesson = level.learn(samples)
+        lesson = lesson._replace(scale=np.where(whole[Row.SCALE] > 0.0, whole[Row.SCALE], lesson.scale))
         memory.learn(asset, Branch.LEVEL, lesson.level)
         self._write(asset, columns, lesson, lesson.level)
-        memory.header(asset)[np.ix_([Row.LOW, Row.HIGH], columns)] = (
-            np.minimum(low, lesson.centre),
-            np.maximum(high, lesson.centre),
-        )
         memory.learn(asset, Branch.SPREAD, self._learn_spread(asset, columns, samples, lesson).level)
         self._measure(asset, columns, samples, lesson)
         header = memory.header(asset)
         now = header[np.ix_(weights, columns)]
         both = (before > 0.0) & (now > 0.0)
         header[np.ix_(weights, columns)] = np.where(both, np.minimum(before, now), np.maximum(before, now))
+        self._add_state(asset, columns, whole, known)
         header[Row.SWITCH, columns] = np.where(before[0] > 0.0, 0.0, header[Row.SWITCH, columns])
         wider = np.minimum(WIDER * units, WIDEST * memory.learned[:, index])
         memory.unit[:, index] = np.maximum(memory.unit[:, index], wider)
         memory.follow[index] = min(self._look / (FOLLOW * self._settings.learn_rows), 0.5)
         self._memory.calm(asset)
+
+    def _add_state(self, asset: Asset, columns: list[int], before: Floats, known: bool) -> None:
+        """What has just been learned is the other state, or more of it; that of `before` is home."""
+        header, moved = self._memory.header(asset), before[Row.SCALE] > 0.0
+        centres = [Row.SHAPE, *range(Row.SPREAD, Row.SPREAD + spread.OCTAVES)]
+        for low, high, found in (
+            ([AWAY_LOW], [AWAY_HIGH], [Row.CENTRE]),
+            (range(AWAY_LOOKS, AWAY_LOOKS + LOOKS), range(AWAY_LOOKS + LOOKS, AWAY_LOOKS + 2 * LOOKS), centres),
+        ):
+            now = header[np.ix_(found, columns)]
+            header[np.ix_(low, columns)] = np.minimum(before[low], now) if known else now
+            header[np.ix_(high, columns)] = np.maximum(before[high], now) if known else now
+        home = [Row.LOW, Row.HIGH]
+        header[np.ix_(home, columns)] = before[home]
+        header[np.ix_(centres, columns)] = np.where(moved, before[centres], header[np.ix_(centres, columns)])
+        index, rows = np.array([asset.index]), np.array([asset.rows])
+        states.begin(self._memory, index, rows, self._look)
 
     def _learn_spread(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> looks.Lesson:
         found = spread.learn(samples, asset.rows, lesson.scale)
@@ -238,8 +257,13 @@ class Learning:
 
     def _write(self, asset: Asset, columns: list[int], lesson: level.Lesson, pooled: float) -> None:
         header = self._memory.header(asset)
-        for row in (Row.CENTRE, Row.LOW, Row.HIGH, Row.SEEN_LOW, Row.SEEN_HIGH):
+        for row in (Row.CENTRE, Row.LOW, Row.HIGH):
             header[row, columns] = lesson.centre
+        header[Row.SEEN_LOW, columns], header[Row.SEEN_HIGH, columns] = np.inf, -np.inf
+        header[SEEN_LOOKS : SEEN_LOOKS + LOOKS, columns] = np.inf
+        header[SEEN_LOOKS + LOOKS : SEEN_LOOKS + 2 * LOOKS, columns] = -np.inf
+        if not self._memory.two[asset.index]:
+            header[AWAY_LOW : AWAY_LOOKS + 2 * LOOKS, columns] = header[_SEEN, :][:, columns]
         header[Row.WEIGHT, columns] = lesson.weight
         header[Row.SWITCH, columns] = np.where(lesson.weight > 0.0, 0.0, level.FIXED * pooled)
         header[Row.SCALE, columns] = lesson.scale

@@ -32,14 +32,21 @@ class Row(IntEnum):
     SCALE = 4  # 1 / standard deviation
     FRESH = 5  # 1: comes with the rows; 0: its last value was repeated lately
     LOW = 6  # where the rolling mean belongs: from here
-    HIGH = 7  # to here; both are the centre until other states have come and gone often enough
-    SEEN_LOW = 8  # the same, with what was seen during alarms
+    HIGH = 7  # to here
+    SEEN_LOW = (
+        8  # where it stayed during alarms: what may become another state; from infinity to -infinity: nowhere yet
+    )
     SEEN_HIGH = 9
     SHAPE = 10  # first of the statistics of the autoencoder's residual
     SPREAD = SHAPE + STATISTICS  # first of that of the spread branch's octaves: all centres, all fast weights, ...
 
 
-HEADER = Row.SPREAD + STATISTICS * OCTAVES
+LOOKS = 1 + OCTAVES  # features of both branches that look
+AWAY_LOW = Row.SPREAD + STATISTICS * OCTAVES  # the other state, once it is known: where the rolling mean belongs in it
+AWAY_HIGH = AWAY_LOW + 1
+AWAY_LOOKS = AWAY_HIGH + 1  # lows of its looks' features (shape, octaves), then highs
+SEEN_LOOKS = AWAY_LOOKS + 2 * LOOKS  # the same of what may become one
+HEADER = SEEN_LOOKS + 2 * LOOKS
 
 
 class Branch(IntEnum):
@@ -75,6 +82,16 @@ class Memory:
         self.begin: Integers = np.zeros(max_assets, np.int64)  # row after which the windows start
         self.returns: Integers = np.zeros(max_assets, np.int64)  # alarms that ended by themselves
         self.follow: Floats = np.zeros(max_assets)  # share of a deviation that becomes the centre, each look
+        self.two: NDArray[np.bool_] = np.zeros(max_assets, bool)  # another state is known
+        self.apart: Floats = np.zeros(max_assets)  # score against the nearer state
+        self.nearer: Integers = np.zeros(max_assets, np.int64)  # which that is: states.HOME or AWAY
+        self.place_of: Integers = np.zeros(max_assets, np.int64)  # states.HOME, AWAY or BETWEEN, at the last look
+        self.settled: Integers = np.zeros(max_assets, np.int64)  # row of the last look that was in a state
+        self.moved: Integers = np.zeros(
+            max_assets, np.int64
+        )  # row of the last look that was not in that of the one before
+        self.transit: Integers = np.zeros(max_assets, np.int64)  # rows that a way between states takes
+        self.steady: NDArray[np.bool_] = np.zeros(max_assets, bool)  # the level is where it was at the last look
         self._indices = list(range(max_assets - 1, -1, -1))
 
     def index(self) -> int:
@@ -84,6 +101,10 @@ class Memory:
         self.held_cause[:, index] = 0
         self.peak[index] = self.follow[index] = 0.0
         self.returns[index] = self.begin[index] = 0
+        self.two[index] = self.steady[index] = False
+        for rows in (self.place_of, self.settled, self.moved, self.transit):
+            rows[index] = 0
+        self.apart[index] = 0.0
         self.uneasy[index], self.relieved[index] = False, NO_BRANCH
         self.unit[Branch.LEVEL, index] = self.learned[Branch.LEVEL, index] = 1.0
         return index

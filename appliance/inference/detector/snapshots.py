@@ -12,14 +12,16 @@ from msgspec import Meta, Struct
 
 from appliance.errors import InferenceError
 from appliance.events.schema import Stage
+from appliance.inference.detector import states
 from appliance.inference.detector.asset import NEVER, Asset, Event, Task
 from appliance.inference.detector.judging import Judged
 from appliance.inference.detector.latch import Latch
 from appliance.inference.detector.memory import BRANCHES, HEADER, Branch, Memory
 from appliance.inference.detector.pace import Pace
 from appliance.inference.detector.settings import MAX_WIDTH, DetectorSettings
+from appliance.inference.detector.states import States
 
-MAGIC = b"MWDETECT2\n"
+MAGIC = b"MWDETECT3\n"
 MAX_BYTES = 1 << 30
 MAX_EVENTS = 4 * MAX_WIDTH
 
@@ -60,7 +62,8 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     header: bytes  # [HEADER, channels]
     samples: bytes  # [kept, channels]
     times: bytes  # [kept], ns
-    pace: Pace = msgspec.field(default_factory=Pace)  # a release before this one did without
+    pace: Pace
+    states: States
 
 
 class Snapshot(Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,6 +116,7 @@ def refill(memory: Memory, asset: Asset, record: Record) -> None:
     memory.held[:, index], memory.held_cause[:, index] = record.held, record.held_cause
     memory.peak[index], memory.follow[index] = record.peak, record.follow
     memory.returns[index], memory.begin[index], asset.gap = record.returns, record.begin, record.gap
+    states.revive(memory, index, record.states)
     memory.uneasy[index], memory.relieved[index] = record.latch.uneasy, record.latch.relieved
     memory.header(asset)[:] = np.frombuffer(record.header, "<f8").reshape(HEADER, asset.width)
     samples = np.frombuffer(record.samples, "<f8").reshape(-1, asset.width)
@@ -160,6 +164,7 @@ def _record(memory: Memory, asset: Asset, kept: int) -> Record:
         samples=memory.samples(asset, kept).astype("<f8").tobytes(),
         times=memory.times(asset, kept).astype("<i8").tobytes(),
         pace=asset.pace,
+        states=states.record(memory, asset.index),
     )
 
 
