@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WAITING = 4  # exit code of `list`: an alarm waits to be acknowledged
 ANSWER_S = 10.0
+MOST_MINUTES = 31 * 24 * 60  # that detect shelves an alarm for
 
 _CODES = f"""exit codes of 'list':
   0  no alarm waits to be acknowledged
@@ -49,7 +50,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     listing.set_defaults(run=run_list)
     _verb(verbs, "ack", "say that somebody has seen it")
     shelve = _verb(verbs, "shelve", "be quiet about it for a while")
-    shelve.add_argument("--minutes", type=float, required=True, metavar="N", help="for how long")
+    shelve.add_argument("--minutes", type=_minutes, required=True, metavar="N", help="for how long")
     _verb(verbs, "unshelve", "take it from the shelf")
     _span(_verb(verbs, "normal", "say that it was normal: the alarm ends, and such a state raises no other"))
     _span(_verb(verbs, "fault", "say that it was a fault: it is never learned as normal"))
@@ -210,6 +211,16 @@ async def _ask(config: "Config", args: argparse.Namespace) -> "Command":
     details |= {name: at for name, at in _times(args).items() if at is not None}
     async with instance.session(config) as bus:
         return await commands.ask(bus, "detect", args.verb, details, args.by or login(), ANSWER_S)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes <= MOST_MINUTES:
+        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most {MOST_MINUTES} (31 days)")
+    return minutes
 
 
 def login() -> str:

@@ -94,7 +94,9 @@ def arguments(command: Command, kind: type[_A]) -> _A:
         return msgspec.convert(command.args, kind, strict=True)
     except msgspec.ValidationError as error:
         fields = ", ".join(field.encode_name for field in msgspec.structs.fields(kind)) or "none"
-        raise MillwrightError(f"the arguments do not fit: {error}", f"Arguments: {fields}.") from None
+        problem, _, where = str(error).partition(" - at `$.")
+        place = f"'{where.removesuffix('`')}': " if where else ""
+        raise MillwrightError(f"the arguments do not fit: {place}{problem}", f"Arguments: {fields}.") from None
 
 
 class _Desk:

@@ -252,3 +252,11 @@ def test_arguments_are_checked() -> None:
         with pytest.raises(MillwrightError) as raised:
             commands.arguments(Command(1, CommandState.INIT, wrong), Wanted)
         assert raised.value.remedy == "Arguments: asset."
+        assert "$" not in raised.value.message
+    assert "'asset': Expected `str`" in refused_arguments({"asset": 5})
+
+
+def refused_arguments(args: dict[str, Any]) -> str:
+    with pytest.raises(MillwrightError) as raised:
+        commands.arguments(Command(1, CommandState.INIT, args), Wanted)
+    return raised.value.message
