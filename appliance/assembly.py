@@ -207,7 +207,7 @@ def devices_for(backend: "Backend") -> "Find":
 
 
 def _ingest(config: Config, document: Document) -> Service:
-    from appliance.connectors import configured
+    from appliance.connectors import configured, rivals
     from appliance.services.ingest import Ingest
     from appliance.services.strays import Strays
 
@@ -215,4 +215,6 @@ def _ingest(config: Config, document: Document) -> Service:
         (name, plugins.load("appliance.connectors", name).create(settings))
         for name, settings in configured(document, config.connectors)
     ]
+    for _, error in rivals(sources):
+        raise document.error(("connectors",), error.message, error.remedy)
     return Ingest(_session_of(config, "ingest"), sources, time.time_ns, strays=Strays(session(config)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.cli import instance
-from appliance.errors import BusError, ConfigError, InferenceError
+from appliance.errors import BusError, ConfigError, ConnectorError, InferenceError
 
 if TYPE_CHECKING:
     from appliance.config.document import Document
@@ -149,26 +149,42 @@ def problems(config: "Config", document: "Document") -> list[ConfigError]:
 
 def _connectors(config: "Config", document: "Document") -> Iterator[ConfigError]:
     from appliance import plugins
-    from appliance.connectors import configured
+    from appliance.connectors import configured, rivals
+    from appliance.connectors.port import Connector, Foreseeable
 
+    sources: list[tuple[str, Connector]] = []
+    places: list[tuple[str, ...]] = []  # of the sources, in the document
     for name, table in config.connectors.items():
+        place: tuple[str, ...] = ("connectors", name)
         try:
-            for _, settings in configured(document, {name: table}):
-                plugins.load("appliance.connectors", name).create(settings)
-        except ConfigError as error:
-            here = document.error(("connectors", name), error.message, error.remedy)
-            yield error if error.message.startswith(document.source) else here
+            for index, (_, settings) in enumerate(configured(document, {name: table})):
+                place = ("connectors", name, str(index)) if isinstance(table, list) else ("connectors", name)
+                sources.append((name, plugins.load("appliance.connectors", name).create(settings)))
+                places.append(place)
+                if isinstance(sources[-1][1], Foreseeable):
+                    sources[-1][1].assets()
+        except (ConfigError, ConnectorError) as error:
+            here = document.error(place, error.message, error.remedy)
+            yield error if isinstance(error, ConfigError) and error.message.startswith(document.source) else here
+    for index, rival in rivals(sources):
+        yield document.error(places[index], rival.message, rival.remedy)
 
 
 def _folders(config: "Config", document: "Document") -> Iterator[ConfigError]:
     for key, folder in (("state", config.paths.state), ("run", config.paths.run)):
-        path = folder.absolute()
-        existing = next(parent for parent in (path, *path.parents) if parent.exists())
-        if not existing.is_dir():
-            yield document.error(("paths", key), f"{existing} is a file, not a folder", "Name another folder.")
-        elif not os.access(existing, os.W_OK | os.X_OK):
-            remedy = f"Name another folder, or give user {os.geteuid()} the right to write there."
-            yield document.error(("paths", key), f"{existing} cannot be written", remedy)
+        if trouble := folder_trouble(folder):
+            yield document.error(("paths", key), *trouble)
+
+
+def folder_trouble(folder: Path) -> tuple[str, str] | None:
+    """Why no file can be made in a folder that is there or has to be made, and the remedy."""
+    path = folder.absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir():
+        return f"{existing} is a file, not a folder", "Name another folder."
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"{existing} cannot be written", f"Name another folder, or give user {os.geteuid()} the right to write."
+    return None
 
 
 def _socket(config: "Config", document: "Document") -> Iterator[ConfigError]:

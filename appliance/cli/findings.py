@@ -147,7 +147,12 @@ def disks(scene: Scene) -> Iterator[Finding]:
         disk = storage.find(folder)
         free = f"{folder}: {disk.free_bytes / MB:,.0f} MB free of {disk.total_bytes / MB:,.0f} MB"
         title = f"{name} folder"
-        if disk.read_only:
+        if trouble := configuration.folder_trouble(folder):
+            yield Finding(title, "fail", *trouble)
+        elif not disk.total_bytes:
+            problem = f"{folder} is on {disk.filesystem or 'a file system'}, which keeps no files"
+            yield Finding(title, "fail", problem, f"Set paths.{name} to another folder.")
+        elif disk.read_only:
             yield Finding(title, "fail", f"{folder} is on a read-only file system", "Mount it writable.")
         elif disk.free_bytes < 20 * MB or (disk.free_inodes is not None and disk.free_inodes < 100):
             yield Finding(title, "fail", f"the disk is full. {free}", "Make room on it.")

@@ -40,3 +40,11 @@ class Commandable(Protocol):
 
     def command(self, verb: str, args: dict[str, Any]) -> dict[str, Any] | None:
         """The result; None where the command is not for this connector. ConnectorError refuses it."""
+
+
+@runtime_checkable
+class Foreseeable(Protocol):
+    """What a connector may offer whose source lies ready before it is opened."""
+
+    def assets(self) -> list[str]:
+        """Those it will bring readings of. ConnectorError where its source is not there."""

@@ -83,6 +83,9 @@ class Replay:
         self._tracks: list[tuple[str, list[Path]]] = []
         self._stamped = 0
 
+    def assets(self) -> list[str]:
+        return [asset for asset, _ in _tracks(_files(self._settings.file), self._settings.asset)]
+
     async def __aenter__(self) -> Self:
         files = _files(self._settings.file)
         self._tracks = _tracks(files, self._settings.asset)

@@ -34,6 +34,15 @@ class TestMain:
         assert isinstance(caught.value.code, int)
         return caught.value.code
 
+    @pytest.mark.parametrize("minutes", ["0", "-5", "nan", "100000", "soon"])
+    def test_a_time_on_the_shelf_that_cannot_be_is_wrong_usage(
+        self, minutes: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.ended("alarms", "shelve", "line1/pump", f"--minutes={minutes}") == 2
+        said = capfd.readouterr().err
+        assert f"'{minutes}'" in said
+        assert "$" not in said
+
     def test_the_commands_are_the_files(self) -> None:
         assert {"alarms", "config", "doctor", "watch"} <= set(commands())
         assert not {"instance", "screen", "findings"} & set(commands())
@@ -253,6 +262,20 @@ class TestFindings:
             assert of("auto")["NPU"].status == "ok"
             assert of("NPU")["NPU"].status == "fail"
         assert of("CPU")["CPU"].status == "ok"
+
+    def test_a_folder_that_keeps_no_files_is_not_called_a_full_disk(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+
+        def told(state: Path) -> Finding:
+            return next(findings.disks(seen(Config(paths=Paths(state, tmp_path)))))
+
+        for path, problem in ((tmp_path / "file" / "state", "is a file, not a folder"), (Path("/proc/none"), "/proc")):
+            found = told(path)
+            assert (found.name, found.status) == ("state folder", "fail")
+            assert problem in found.detail
+            assert "full" not in found.detail
+            assert found.remedy
+        assert told(tmp_path / "new").status in ("ok", "warn")
 
     def test_a_budget_larger_than_the_disk_is_a_warning(self, tmp_path: Path) -> None:
         config = load()[0]

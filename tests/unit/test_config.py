@@ -58,7 +58,7 @@ class TestErrors:
             (
                 '[detect]\ndevice = "TPU"',
                 "box.toml:2: detect.device: 'TPU' is none of its values",
-                "Did you mean 'GPU'?",
+                "There are: CPU, GPU",
             ),
             ("[paths]\nstate = 4", "box.toml:2: paths.state: Expected `path`, got `int`", "config reference"),
             ("bus = 3", "box.toml:1: bus: a table is needed, not int", "Write [bus]."),
@@ -186,6 +186,34 @@ class TestBeyondTypes:
         for message, (start, problem) in zip(told, expected, strict=True):
             assert message.startswith(start)
             assert problem in message
+
+    def test_a_recording_that_is_not_there_is_told_at_its_table(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text("time,x\n0,1\n")
+        text = f'''
+            [[connectors.replay]]
+            file = "{tmp_path}/a.csv"
+            [[connectors.replay]]
+            file = "{tmp_path}/none.csv"
+        '''
+        (told,) = found(f'[paths]\nstate = "{tmp_path}"\nrun = "{tmp_path}"\n{text}')
+        assert told.startswith(f"box.toml:7: connectors.replay.1: there is no recording at {tmp_path}/none.csv")
+
+    def test_recordings_of_one_name_do_not_share_an_asset(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "pump.csv").write_text("time,x\n0,1\n")
+        text = f'''
+            [paths]
+            state = "{tmp_path}"
+            run = "{tmp_path}"
+            [[connectors.replay]]
+            file = "{tmp_path}/a/pump.csv"
+            [[connectors.replay]]
+            file = "{tmp_path}/b/pump.csv"
+        '''
+        (told,) = found(text)
+        assert told.startswith("box.toml:7: connectors.replay.1: 'replay/pump' is the asset of another replay already")
+        assert found(f"{text}\nasset = 'line2/pump'\n") == []
 
     @pytest.mark.parametrize(
         ("url", "problem"),
