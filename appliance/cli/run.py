@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from appliance.services.picture import Change, Picture
 
 LOCK = ".lock"
+REPEATED_S = 5.0
 DEMO = {
     "simulator": {"asset": "demo/pump", "fault": "bearing-wear", "fault_after_s": 75.0},
     "host": {},
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.demo:
         config = _demo(config)
     logging.basicConfig(level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("appliance.bus.mqtt").addFilter(_Once())
     names = assembly.choose(args.services, config)
     with _alone(config.paths, names):
         if args.demo:
@@ -65,6 +67,20 @@ def run(args: argparse.Namespace) -> int:
     if picture and args.report:
         _write_report(args.report, picture)
     return 0
+
+
+class _Once(logging.Filter):
+    """Each service has a session with the broker of its own; what all of them say within seconds is said once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said, self._at = "", 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text, at = record.getMessage(), record.created
+        is_repeated = text == self._said and abs(at - self._at) < REPEATED_S
+        self._said, self._at = text, at
+        return not is_repeated
 
 
 def _demo(config: Config) -> Config:
@@ -123,17 +139,25 @@ def _run(args: argparse.Namespace, config: Config, services: "list[Service]") ->
         print(_where_to_look(config), flush=True)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_until_stopped(services, args.seconds))
+            runner.run(_until_stopped(config, services, args.seconds))
     finally:
         if whole:
             instance.retract()
 
 
-async def _until_stopped(services: "list[Service]", seconds: float | None) -> None:
+async def _until_stopped(config: Config, services: "list[Service]", seconds: float | None) -> None:
+    """BusError where no broker answered in all the seconds."""
     stop = asyncio.Event()
-    if seconds is not None:
-        asyncio.get_running_loop().call_later(seconds, stop.set)
-    await group.run(services, stop)
+    if seconds is None:
+        await group.run(services, stop)
+        return
+    asyncio.get_running_loop().call_later(seconds, stop.set)
+    met = asyncio.Event()
+    async with assembly.session(config) as bus:
+        bus.on_connected(met.set)
+        await group.run(services, stop)
+        if not met.is_set() and config.bus.url:
+            await bus.wait_connected(0)
 
 
 def _where_to_look(config: Config) -> str:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from appliance.bus.port import Batch, Bus
+from appliance.events.schema import State
 from appliance.runtime.patience import within
 from appliance.runtime.service import Clock, Pulse
 from appliance.services.picture import FILTERS, RETAINED_FILTERS, Change, Picture
@@ -20,6 +21,7 @@ class Observer:
     def __init__(self, bus: Bus, picture: Picture, clock: Clock, tell: Callable[[Change], None]) -> None:
         self._bus, self._picture, self._clock, self._tell = bus, picture, clock, tell
         self._fed = asyncio.Event()
+        self._met: set[str] = set()  # services that were online
 
     async def run(self, pulse: Pulse) -> None:
         async with (
@@ -40,9 +42,18 @@ class Observer:
     async def _feed(self, batches: AsyncIterator[Batch], pulse: Pulse) -> None:
         async for batch in batches:
             for change in self._picture.feed(batch, self._clock()):
-                self._tell(change)
+                if not self._is_old_news(change):
+                    self._tell(change)
             self._fed.set()
             pulse.beat()
+
+    def _is_old_news(self, change: Change) -> bool:
+        """The end of a run before this one, which the broker has kept."""
+        if not isinstance(change.event, State):
+            return False
+        if change.event.online:
+            self._met.add(change.subject)
+        return change.subject not in self._met
 
     async def _hear_last_words(self) -> None:
         """The services that stopped before this one have said their final books; they are still on their way."""
