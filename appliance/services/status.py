@@ -10,14 +10,14 @@ An abrupt end is told by the broker: the session's last will is `will(service)`.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
 
-from appliance.bus.port import Bus, Message
+from appliance.bus.port import Batch, Bus, Message
 from appliance.errors import BusError
 from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
@@ -26,6 +26,7 @@ from appliance.runtime.service import Clock, Pulse
 
 PERIOD_S = 2.0
 ANSWER_S = 2.0
+REMEMBERED = 64  # states that may still come back from the broker
 
 ARRIVED = ("too-large", "overrun", "unclaimed")  # under which a session drops what never reached its service
 
@@ -60,17 +61,28 @@ class Status:
     ) -> None:
         self._bus, self._ledger, self._clock, self._detail = bus, ledger, clock, detail
         self._topic, self._version = topics.state(service), version
-        self._published: State | None = None
+        self._published: State | None = None  # none: what stands on the bus is not known to be true
+        self._said: deque[bytes] = deque(maxlen=REMEMBERED)
         self._ended = False
 
     async def run(self, pulse: Pulse | None = None) -> None:
-        """Until cancelled: publish at once, after each connection, and every two seconds where something changed."""
+        """Until cancelled: publish at once, after each connection, and every two seconds where something changed, or
+        where somebody else wrote over it."""
         self._bus.on_connected(self._assert)
-        while True:
-            self._publish_changed()
-            if pulse is not None:
-                pulse.beat()
-            await asyncio.sleep(PERIOD_S)
+        async with self._bus.subscribe(self._topic) as batches, asyncio.TaskGroup() as group:
+            group.create_task(self._hear(batches), name="own state")
+            while True:
+                self._publish_changed()
+                if pulse is not None:
+                    pulse.beat()
+                await asyncio.sleep(PERIOD_S)
+
+    async def _hear(self, batches: AsyncIterator[Batch]) -> None:
+        async for batch in batches:
+            for message in batch:
+                # What the broker kept from before this session is overwritten by what is said at its beginning.
+                if not message.retain and message.payload not in self._said:
+                    self._published = None
 
     def publish(self, online: bool = True) -> None:
         """Say it now. After `online=False` nothing more is said."""
@@ -87,11 +99,13 @@ class Status:
             self._send(state)
 
     def _send(self, state: State) -> None:
+        payload = codec.encode(state)
         try:
-            self._bus.publish(self._topic, codec.encode(state), qos=1, retain=True)
+            self._bus.publish(self._topic, payload, qos=1, retain=True)
         except BusError:
             return  # the session's store is full: a later state says the same
         self._published = state
+        self._said.append(payload)
 
     def _state(self, online: bool) -> State:
         detail = self._detail()  # which may bring the ledger up to date

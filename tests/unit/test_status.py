@@ -13,6 +13,8 @@ from appliance.events.schema import Kind, State
 from appliance.services import status as module
 from appliance.services.status import Status, will
 
+PATIENCE_S = 20
+
 
 def told(broker: MemoryBroker) -> State:
     message = broker.retained["mw/v1/state/record"]
@@ -46,6 +48,31 @@ def test_the_books_and_the_detail_are_told() -> None:
     assert (state.at, state.online, state.version) == (17, True, "1.2.3")
     assert (state.received, state.processed, state.queued, state.dropped) == (10, 7, 1, {"malformed": 2})
     assert state.detail == {"rows": 3, "examples": {"malformed": "line1/pump: not CBOR"}}
+
+
+def test_what_somebody_else_writes_over_it_is_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PERIOD_S", 0)
+
+    async def scenario() -> None:
+        broker = MemoryBroker()
+        async with MemoryBus(broker) as bus, MemoryBus(broker) as other:
+            task = await started(make(bus, Ledger(), {}))
+            true = told(broker)
+            for garbage in (b"garbage", b"", codec.encode(State(1, False))):
+                other.publish("mw/v1/state/record", garbage, qos=1, retain=True)
+                async with asyncio.timeout(PATIENCE_S):
+                    while not holds(broker, true):
+                        await asyncio.sleep(0)
+            assert bus.ledger.dropped == {}
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def holds(broker: MemoryBroker, state: State) -> bool:
+    kept = broker.retained.get("mw/v1/state/record")
+    return kept is not None and kept.payload == codec.encode(state)
 
 
 def test_what_the_session_dropped_is_told_with_its_direction() -> None:
