@@ -1,4 +1,4 @@
-"""The two authenticated ciphers, one shot each: a forged tag never yields a byte of plaintext.
+"""The two authenticated ciphers, one shot each, and HKDF: a forged tag never yields a byte of plaintext.
 
 Nonces have 12 bytes and tags 16, and nothing else is accepted. Here is the bare mathematics: nonces, key commitment and
 what is bound to a ciphertext are the affair of `suites`.
@@ -11,6 +11,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher as Context
 from cryptography.hazmat.primitives.ciphers import algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import HashAlgorithm
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from appliance.errors import SealError
 
@@ -29,6 +31,13 @@ class Cipher:
     key_bytes: int
     seal: Callable[[Buffer, Buffer, Buffer, Buffer], bytes]
     open: Callable[[Buffer, Buffer, Buffer, Buffer], bytes]
+
+
+def hkdf(algorithm: HashAlgorithm, key: Buffer, salt: bytes, info: bytes, length: int) -> bytearray:
+    """RFC 5869. ValueError where more than 255 digests are asked for."""
+    derived = bytearray(length)
+    HKDF(algorithm, length, salt or None, info).derive_into(key, derived)
+    return derived
 
 
 def _check(key: Buffer, key_bytes: int, nonce: Buffer) -> None:

@@ -38,7 +38,7 @@ MAX_KEY_BYTES = 1024  # of what is wrapped
 MAX_WRAPPED_BYTES = 4096
 MAX_INFO_BYTES = 4096
 
-_KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _PURPOSE = b"millwright/wrap/1\0"
 _MLKEM_SEED, _MLKEM_PUBLIC = 64, 1184
 _PUBLIC_BYTES = {"x25519": 32, "mlkem768-x25519": _MLKEM_PUBLIC + 32}
@@ -62,7 +62,7 @@ def from_seed(seed: bytes, kind: Kind = "x25519") -> tuple[bytes, bytes]:
     """The private and public key of 32 secret bytes, always the same. VaultError where this box lacks ML-KEM."""
     if len(seed) != SEED_BYTES:
         raise ValueError(f"a seed of {SEED_BYTES} bytes is wanted, not of {len(seed)}")
-    number = bytes((_KINDS.index(kind) + 1,))
+    number = bytes((KINDS.index(kind) + 1,))
     return number + seed, number + _public_bytes(seed, kind)
 
 
@@ -92,7 +92,7 @@ def wrap(public: bytes, key: bytes, info: bytes) -> bytes:
         sealed = _SUITES[kind].encrypt(key, _public_key(public[1:], kind), _info(info))
     except ValueError as error:
         raise SealError("a public key that nothing can be wrapped to", "take the recipient's key anew") from error
-    return cbor2.dumps([FORMAT, _KINDS.index(kind) + 1, sealed])
+    return cbor2.dumps([FORMAT, KINDS.index(kind) + 1, sealed])
 
 
 def unwrap(private: bytes, wrapped: bytes, info: bytes) -> bytes:
@@ -129,9 +129,9 @@ def _private_kind(private: bytes) -> Kind:
 
 
 def _kind(number: int, what: str) -> Kind:
-    if not 0 < number <= len(_KINDS):
+    if not 0 < number <= len(KINDS):
         raise SealError(f"{what} of kind {number}", "a newer release has made it: update, then use it")
-    return _KINDS[number - 1]
+    return KINDS[number - 1]
 
 
 def _info(info: bytes) -> bytes:

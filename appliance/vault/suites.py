@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.hmac import HMAC
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from appliance.errors import SealError, VaultError
-from appliance.vault.ciphers import AES_256_GCM, NONCE_BYTES, SM4_GCM, TAG_BYTES, Cipher
+from appliance.vault.ciphers import AES_256_GCM, NONCE_BYTES, SM4_GCM, TAG_BYTES, Cipher, hkdf
 from appliance.vault.port import KEY_BYTES
 
 SALT_BYTES = 32
@@ -85,9 +84,7 @@ class Suite:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a key of {KEY_BYTES} bytes is wanted, not of {len(key)}")
         label = f"{_SCHEME}/{self.name}/{use}".encode() + b"\0"
-        derived = bytearray(length)
-        HKDF(self.hash, length, salt or None, label + info).derive_into(key, derived)
-        return derived
+        return hkdf(self.hash, key, salt, label + info, length)
 
 
 def seal_with_salt(suite: Suite, key: bytes, plaintext: bytes, aad: bytes, salt: bytes) -> bytes:
