@@ -129,7 +129,7 @@ class Judge:
         ):
             latch, threshold, alarm = asset.latch, THRESHOLD, False
             if score > THRESHOLD or latch.busy:
-                threshold, alarm = self._decide(asset, score, row, branch)
+                threshold, alarm = self._decide(asset, score, row, branch, at)
             learned = row if row < learn_rows else learn_rows
             name = asset.channels[cause]
             judgement = Score(at, score, threshold, asset.stage, name, NAMES[branch], alarm, learned, *origin)
@@ -193,14 +193,16 @@ class Judge:
         step = (means - np.clip(means, low, high)) * share
         self._write(points, row, np.stack([low + step, high + step]))
 
-    def _decide(self, asset: Asset, score: float, row: int, branch: int) -> tuple[float, bool]:
+    def _decide(self, asset: Asset, score: float, row: int, branch: int, at: int) -> tuple[float, bool]:
         """The threshold that holds and whether the asset is abnormal."""
         if asset.stage is Stage.LEARNING:
             return THRESHOLD, False
         latch = asset.latch
         # What is held over from the last look must be over at the next one, too.
-        alarm = latch.step(score, row, branch, CONFIRM_ROWS if branch == Branch.LEVEL else self.look)
+        alarm = latch.step(score, row, branch, CONFIRM_ROWS if branch == Branch.LEVEL else self.look, at)
         self._memory.uneasy[asset.index], self._memory.relieved[asset.index] = latch.uneasy, latch.relieved
+        self._memory.lasting[asset.index] = latch.ended_ns >= upkeep.LONG_NS
+        self._memory.reached[asset.index] = latch.ended_peak
         return THRESHOLD if alarm else latch.level(row), alarm
 
     def _points(self, due: list[Asset], rows: list[int]) -> Points:
@@ -274,7 +276,7 @@ class Judge:
         samples = block[2:] * (1.0 / level.WINDOW)
         change = level.column_sums(samples[looks.STRIDE :]) - level.column_sums(samples[: level.WINDOW])
         moved = np.fmin(np.abs(change) * block[0] * block[1], level.LIMIT)
-        score = _pooled(moved, points, self._memory.unit[Branch.LEVEL, points.asset]).score
+        score = _pooled(moved, points, self._memory.learned[Branch.LEVEL, points.asset]).score
         stays: NDArray[np.bool_] = (score < STEADY) & (points.rows - self._memory.begin[points.asset] >= depth)
         return stays
 

@@ -36,19 +36,22 @@ class Latch(Struct):
     since: int = 0  # row at which the alarm that stands began
     branch: int = NO_BRANCH  # that raised it
     ended: int = NO_BRANCH  # that raised an alarm which has ended by itself; nothing was concluded from it yet
+    began: int = 0  # time at which the alarm that stands began, ns
+    ended_peak: float = 0.0  # of the alarm that `ended`, or is `relieved`
+    ended_ns: int = 0  # for how long it stood
     relieved: int = NO_BRANCH  # the same, once it is certain: what it saw is to count for less; who does so clears this
 
     def level(self, row: int) -> float:
         """What a score must exceed to raise the alarm."""
         return self.bar if row < self.raised_until else THRESHOLD
 
-    def step(self, score: float, row: int, branch: int = 0, confirm: int = CONFIRM_ROWS) -> bool:
+    def step(self, score: float, row: int, branch: int = 0, confirm: int = CONFIRM_ROWS, at: int = 0) -> bool:
         """The state after `score` of `row`. Rows must not run backwards; some may be left out. `confirm` is for how
-        many rows a score must be over; `branch` is what it comes from."""
+        many rows a score must be over; `branch` is what it comes from, `at` the row's time."""
         if self.standing:
-            self._stand(score, row)
+            self._stand(score, row, at)
         else:
-            self._wait(score, row, branch, confirm)
+            self._wait(score, row, branch, confirm, at)
         self.busy = self.standing or self.over_since >= 0 or row < self.raised_until
         if self.ended != NO_BRANCH and not self.busy:
             self.ended, self.relieved = NO_BRANCH, self.ended
@@ -65,7 +68,7 @@ class Latch(Struct):
         self.ended = self.relieved = NO_BRANCH
         self.raised_until, self.over_since = 0, -1
 
-    def _wait(self, score: float, row: int, branch: int, confirm: int) -> None:
+    def _wait(self, score: float, row: int, branch: int, confirm: int, at: int) -> None:
         bar = self.level(row)
         if score <= bar:
             self.over_since = -1
@@ -74,13 +77,14 @@ class Latch(Struct):
             self.over_since = row
         if score > CERTAIN * bar or row - self.over_since >= confirm:
             self.standing, self.peak, self.over_since, self.since, self.branch = True, score, -1, row, branch
+            self.began = at
 
-    def _stand(self, score: float, row: int) -> None:
+    def _stand(self, score: float, row: int, at: int) -> None:
         self.peak = max(self.peak, score)
         if score < max(RELEASE, min(PLATEAU * self.peak, MAX_RELEASE)):
             self.standing = False
             if self.ended != NO_BRANCH:
                 self.relieved = self.ended
-            self.ended = self.branch
+            self.ended, self.ended_peak, self.ended_ns = self.branch, self.peak, at - self.began
             self.bar = max(THRESHOLD, min(REARM * self.peak, MAX_BAR))
             self.raised_until = row + REARM_ROWS

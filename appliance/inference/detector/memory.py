@@ -79,6 +79,8 @@ class Memory:
         self.peak: Floats = np.zeros(max_assets)  # of the level branch since the last look
         self.uneasy: NDArray[np.bool_] = np.zeros(max_assets, bool)  # an alarm stands or is about to
         self.relieved: Integers = np.full(max_assets, NO_BRANCH)  # Latch.relieved
+        self.lasting: NDArray[np.bool_] = np.zeros(max_assets, bool)  # it stood for long
+        self.reached: Floats = np.zeros(max_assets)  # its peak
         self.begin: Integers = np.zeros(max_assets, np.int64)  # row after which the windows start
         self.returns: Integers = np.zeros(max_assets, np.int64)  # alarms that ended by themselves
         self.follow: Floats = np.zeros(max_assets)  # share of a deviation that becomes the centre, each look

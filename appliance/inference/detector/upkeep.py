@@ -18,7 +18,8 @@ NEAR = 0.97  # of the threshold: how far what was let be may come
 WIDER = 1.3  # times the units, when a state that raised an alarm was accepted or has gone by itself
 WIDEST = 2.5  # times what was learned
 RETURNS = 4  # alarms that have ended by themselves: a machine that comes and goes between its states
-RECURRING = 4.0  # times WIDEST, for such a machine
+RECURRING = 4.0  # times WIDEST, for such a machine, as long as its states are not known
+LONG_NS = 8 * 3_600_000_000_000  # an alarm that stood for so long and ended by itself counts twice: a weekend, a night
 
 Bools = NDArray[np.bool_]
 
@@ -37,9 +38,11 @@ def widen(memory: Memory, index: Integers, settled: Bools) -> Bools:
     relieved = memory.relieved[index]
     calm = settled & ~memory.uneasy[index]
     factor = np.where(calm, np.maximum(reached / (THRESHOLD * NEAR), 1.0), 1.0)
-    factor *= np.where(settled & (relieved == np.arange(BRANCHES)[:, None]), WIDER, 1.0)
-    memory.returns[index] += relieved != NO_BRANCH
-    bound = np.where(recurs(memory, index), RECURRING, 1.0) * WIDEST * memory.learned[:, index]
+    lasting = memory.lasting[index]
+    enough = np.where(lasting, np.maximum(memory.reached[index] / (THRESHOLD * NEAR), WIDER), WIDER)
+    factor *= np.where(settled & (relieved == np.arange(BRANCHES)[:, None]), enough, 1.0)
+    memory.returns[index] += np.where(relieved != NO_BRANCH, 1 + lasting, 0)
+    bound = np.where(recurs(memory, index) & ~memory.two[index], RECURRING, 1.0) * WIDEST * memory.learned[:, index]
     unit = memory.unit[:, index]
     memory.unit[:, index] = np.maximum(np.minimum(unit * factor, bound), unit)
     memory.relieved[index] = NO_BRANCH
