@@ -22,6 +22,13 @@ class Reader:
         if found != length:
             raise SealError(f"an array of {found} where one of {length} stands")
 
+    def items(self, most: int) -> int:
+        """How many items the array has that begins here."""
+        found = self._head(_ARRAY)
+        if found > most:
+            raise SealError(f"an array of {found}, more than {most}")
+        return found
+
     def number(self, most: int) -> int:
         found = self._head(_NUMBER)
         if found > most:
@@ -34,6 +41,16 @@ class Reader:
             raise SealError(f"{length} bytes where {least} to {most} stand, or cut short")
         self._at += length
         return self._data[self._at - length : self._at]
+
+    def text(self, least: int, most: int) -> str:
+        """A byte string that is UTF-8 and can be printed; lengths in bytes."""
+        try:
+            text = self.string(least, most).decode()
+        except UnicodeDecodeError as error:
+            raise SealError("a name that is not text") from error
+        if not text.isprintable():
+            raise SealError("a name that cannot be printed")
+        return text
 
     def end(self) -> None:
         if self._at != len(self._data):

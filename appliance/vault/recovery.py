@@ -56,6 +56,10 @@ class Recipient:
         keys = self.signer + self.public
         return f"{_LINE} {self.name} {base64.urlsafe_b64encode(keys + _sum(self.name, keys)).rstrip(b'=').decode()}"
 
+    def wrap(self, key: Secret, info: bytes) -> bytes:
+        """For the holder alone. VaultError where the key is none that can be wrapped to."""
+        return hpke.wrap(self.public, key.reveal(), info)
+
     def verify(self, signature: bytes, data: bytes) -> bool:
         try:
             Ed25519PublicKey.from_public_bytes(self.signer).verify(signature, data)
@@ -101,6 +105,10 @@ class RecoveryKey:
         private, _ = self._pair(hpke.kind_of(recipient.public))
         return Secret(hpke.unwrap(private, wrapped, info))
 
+    def voucher(self) -> Secret:
+        """What the vault and the holder of this key share, so that he knows the vault's own wraps."""
+        return Secret(self._derive(b"voucher"))
+
     def sign(self, data: bytes) -> bytes:
         """64 bytes that `Recipient.verify` accepts."""
         return self._signer().sign(data)
@@ -145,9 +153,7 @@ def distinct(recipients: Iterable[Recipient]) -> tuple[Recipient, ...]:
 
 def checked_name(name: str) -> str:
     if not NAME.fullmatch(name):
-        raise VaultError(
-            f"{name[:64]!r} cannot name a recipient", "Use 1 to 64 of a-z, 0-9, dot, dash and underscore."
-        )
+        raise VaultError(f"{name[:64]!r} cannot name a recipient", "Use 1 to 64 of a-z, 0-9, dot, dash and underscore.")
     return name
 
 
@@ -256,7 +262,8 @@ def _recipient(line: str, number: int) -> Recipient:
         hpke.kind_of(recipient.public)
     except (ValueError, binascii.Error, SealError) as error:
         raise VaultError(
-            f"line {number} is not a recipient: {error}", "Copy the whole line `recipient-1 NAME KEY` as it was printed."
+            f"line {number} is not a recipient: {error}",
+            "Copy the whole line `recipient-1 NAME KEY` as it was printed.",
         ) from None
     return recipient
 

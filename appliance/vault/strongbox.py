@@ -10,7 +10,7 @@ disk is met before anything changed, and at every moment one copy at least is wh
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -98,18 +98,26 @@ class Strongbox:
             return f"the second copy of the vault cannot be written: {error.strerror}"
         return ""
 
-    def set_aside(self) -> tuple[Path, ...]:
-        """Rename the copies there are to `.replaced`, over older ones. StoreError."""
-        moved = []
+    def preserve(self, copies: Sequence[bytes]) -> tuple[Path, ...]:
+        """Keep what `read` gave beside the copies as `.replaced`, over what is there; where. StoreError."""
+        kept = []
         try:
-            for copy in self._copies:
-                if self._disk.read(copy, 0) is not None:
-                    self._disk.rename(copy, aside := copy.with_name(copy.name + _ASIDE))
-                    moved.append(aside)
+            for copy, content in zip(self._copies, copies, strict=True):
+                if content:
+                    self._disk.write(aside := copy.with_name(copy.name + _ASIDE), content)
+                    self._disk.sync(aside)
+                    kept.append(aside)
             self._disk.sync_folder(self.folder)
         except OSError as error:
             raise _unusable(self.folder, "written", error) from error
-        return tuple(moved)
+        return tuple(kept)
+
+    def prepare(self) -> None:
+        """Make a new folder safe from a power cut. StoreError."""
+        try:
+            self._disk.sync_folder(self.folder.parent)
+        except OSError as error:
+            raise _unusable(self.folder, "written", error) from error
 
     def _stage(self, content: bytes) -> None:
         for copy in self._copies:
