@@ -15,7 +15,7 @@ from appliance.bus.address import dial, explain, parse, tls_context
 from appliance.bus.inbox import CLAIM_S, Inbox, Subscription
 from appliance.bus.outgoing import Outgoing
 from appliance.bus.packets import Joiner, acknowledgements
-from appliance.bus.port import CAPACITY, Batch, Message
+from appliance.bus.port import CAPACITY, Batch, Credentials, Message
 from appliance.bus.session import CONNACK, Events, Session
 from appliance.bus.wire import Wire
 from appliance.errors import BusError
@@ -49,6 +49,7 @@ class MqttBus:
         ca_file: str = "",
         cert_file: str = "",
         key_file: str = "",
+        credentials: Credentials | None = None,
     ) -> None:
         self.ledger = Ledger()
         self._address = parse(url)
@@ -56,6 +57,7 @@ class MqttBus:
         if self._address.scheme == "mqtts":
             self._tls = tls_context(ca_file, cert_file, key_file)
         self._is_named = bool(client_id)
+        self._credentials = credentials
         events = Events(self._answer, self._hang_up, self._deliver_stray)
         self._session = Session(client_id or f"mw-{secrets.token_hex(8)}", events, clean=not client_id, will=will)
         self._joiner = Joiner()
@@ -174,11 +176,14 @@ class MqttBus:
 
     async def _connect(self) -> "asyncio.Future[str]":
         """A future of the reason why the connection was lost again."""
+        username, password = await self._credentials() if self._credentials else ("", None)
         sock = await dial(self._address, self._tls)
         self._lost = lost = self._loop.create_future()
         self._wire = Wire(sock, self._take, self._hang_up, self._written)
         connack = self._await_answer(CONNACK)
+        self._session.identify(username, password)
         self._session.open(sock, self._wire)
+        self._session.identify("", None)  # CONNECT is written: no password stays in a session's memory
         (refusal,) = await connack
         if refusal:
             raise BusError(f"it refuses us: {refusal}")

@@ -21,7 +21,7 @@ What nobody can promise:
   handed it on. Whatever must stand is asserted again in an `on_connected` callback.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol, Self
@@ -41,6 +41,9 @@ class Message(Struct, frozen=True, gc=False):
 
 
 Batch = list[Message]
+
+Credentials = Callable[[], Awaitable[tuple[str, bytes]]]
+"""User name and password, asked for at each connection and kept no longer. BusError where they cannot be had."""
 
 CAPACITY = 100_000  # messages a subscription holds for its consumer
 CAPACITY_BYTES = 64 << 20  # and bytes

@@ -74,6 +74,10 @@ class Session(paho.Client):
         self.splitter.clear()
         self.reconnect()
 
+    def identify(self, username: str, password: bytes | None) -> None:
+        """For the next CONNECT. Called with "" and None it is forgotten."""
+        self.username_pw_set(username or None, password)  # type: ignore[arg-type]  # paho sends bytes as they are
+
     def hang_up(self) -> None:
         """Close the socket without a word: the broker publishes the will."""
         self._sock_close()

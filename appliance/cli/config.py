@@ -68,10 +68,13 @@ def run_reference(_: argparse.Namespace) -> int:
 
 
 def reference() -> str:
+    from appliance import plugins
     from appliance.config.reference import markdown
     from appliance.connectors import declared
 
-    return markdown(declared()).rstrip() + "\n"
+    package = "appliance.vault.backends"
+    backends = {name: plugins.load(package, name).Settings for name in plugins.names(package)}
+    return markdown({"connectors": declared(), "vault": backends}).rstrip() + "\n"
 
 
 def effective(config: "Config", document: "Document") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
+from appliance.config.secrets import is_secret, remedy
 from appliance.errors import ConfigError
 
 _T = TypeVar("_T")
@@ -83,6 +84,8 @@ class Document:
             if key not in fields:
                 raise self.error((*path, key), "there is no such key", _nearest(key, list(fields)))
             inner = fields[key]
+            if is_secret(inner) and not isinstance(value, dict):
+                raise self.error((*path, key), "a secret stands here in clear, or no name of one", remedy(key))
             if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
                 self._refuse_unknown(inner, value, (*path, key))
 

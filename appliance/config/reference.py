@@ -8,20 +8,23 @@ import msgspec
 from msgspec import inspect
 
 from appliance.config.schema import Config, Limit
+from appliance.config.secrets import VaultName
 
 
-def markdown(plugins: Mapping[str, type[msgspec.Struct]]) -> str:
-    """`plugins`: the Settings of each connector by name."""
+def markdown(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]]) -> str:
+    """`plugins`: for a section that has them, `connectors` or `vault`, the Settings of each by name."""
     parts = ["# Configuration", "", (Config.__doc__ or "").strip(), ""]
     for field in msgspec.structs.fields(Config):
         inner = field.type
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-            parts += section(field.encode_name, inner)
+            parts += section(field.encode_name, inner) + _of_plugins(plugins, field.encode_name)
     parts += section("[limits]", Limit)
     parts += ["## [connectors]", "", *_described(Config, "connectors"), ""]
-    for name, settings in plugins.items():
-        parts += section(f"connectors.{name}", settings)
-    return "\n".join(parts)
+    return "\n".join(parts + _of_plugins(plugins, "connectors"))
+
+
+def _of_plugins(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]], title: str) -> list[str]:
+    return [line for name, kind in plugins.get(title, {}).items() for line in section(f"{title}.{name}", kind)]
 
 
 def section(title: str, settings: type[msgspec.Struct]) -> list[str]:
@@ -62,6 +65,8 @@ def _type(kind: inspect.Type) -> str:
             return " or ".join(_type(one) for one in types if not isinstance(one, inspect.NoneType))
         case inspect.CustomType():
             return "path"
+        case inspect.StructType(cls=cls) if cls is VaultName:
+            return "name of a secret"
         case _:
             return {"StrType": "text", "BoolType": "true or false"}.get(type(kind).__name__, "table")
 
@@ -78,12 +83,16 @@ def _number(kind: inspect.IntType | inspect.FloatType) -> str:
 def _default(field: inspect.Field) -> str:
     if field.default is not msgspec.NODEFAULT:
         return _toml(field.default)
+    if field.default_factory in (dict, list):
+        return "empty"
     if field.default_factory is not msgspec.NODEFAULT:
         return "depends on the machine" if isinstance(field.type, inspect.Metadata) else _toml(field.default_factory())
     return "required"
 
 
 def _toml(value: Any) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, str):

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from appliance.config.secrets import VaultName
+
 Device = Literal["auto", "CPU", "GPU", "GPU.0", "GPU.1", "GPU.2", "GPU.3", "NPU"]
 
 INSTALLED = Path("/etc/millwright/millwright.toml")
@@ -55,6 +57,10 @@ class Bus(Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: Annotated[str, Meta(description="Certificates that sign the broker's, for mqtts.")] = ""
     cert_file: Annotated[str, Meta(description="This box's certificate, for mqtts.")] = ""
     key_file: Annotated[str, Meta(description="The key of `cert_file`.")] = ""
+    username: Annotated[str, Meta(description="Who the services are to the broker; empty: they do not say.")] = ""
+    password: Annotated[
+        VaultName | None, Meta(description="The secret that goes with `username`, by its name in the vault.")
+    ] = None
 
 
 class Broker(Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +70,23 @@ class Broker(Struct, frozen=True, forbid_unknown_fields=True):
     listen_port: Annotated[
         int, Meta(ge=0, le=65535, description="TCP port on 127.0.0.1 for publishers of this machine; 0: socket only.")
     ] = 0
+    tls_port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65535,
+            description="TCP port for devices that have a certificate of this box (`millwright devices certify`); 8883 "
+            "is usual. 0: none. Needs a vault.",
+        ),
+    ] = 0
+    tls_address: Annotated[str, Meta(description="Address to listen at for them; empty: all of this machine's.")] = ""
+    tls_names: Annotated[
+        list[str],
+        Meta(
+            description="Names and addresses under which they reach this box; empty: its host name, alone and with "
+            "`.local`."
+        ),
+    ] = field(default_factory=list)
     max_queued_messages: Annotated[
         int, Meta(ge=1000, le=10_000_000, description="QoS 1 messages the broker keeps for a service that is away.")
     ] = 1_000_000
@@ -191,6 +214,48 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     max_assets: Annotated[int, Meta(ge=1, le=1_000_000, description="Assets recorded; more are counted.")] = 10_000
 
 
+class Vault(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where secrets are kept: see `millwright vault`. A vault that has been made runs with the other services."""
+
+    backend: Annotated[
+        Literal["auto", "tpm", "fingerprint", "plain"],
+        Meta(
+            description="What binds the vault's key to this box. `auto`: the TPM, else the box's fingerprint; a weaker "
+            "one only where it is named here. `plain` is for development."
+        ),
+    ] = "auto"
+    suite: Annotated[
+        Literal["aes-256-gcm", "sm4-gcm"],
+        Meta(description="The cipher of a vault that is made, not of one that is there."),
+    ] = "aes-256-gcm"
+    policy: Annotated[
+        str,
+        Meta(
+            description="A file of rules that says who may read what: see `millwright vault policy`. Empty: only root "
+            "and the user that the vault runs as."
+        ),
+    ] = ""
+    socket: Annotated[
+        str,
+        Meta(
+            description="Path of the socket it serves. Empty: `vault.sock` in `paths.run`, whose folder is closed to "
+            "other users than root."
+        ),
+    ] = ""
+    latch: Annotated[
+        bool,
+        Meta(
+            description="With a TPM: once it is open, nothing opens it again until the next boot, not even a restart "
+            "of this service."
+        ),
+    ] = False
+    tpm: Annotated[dict[str, Any], Meta(description="Settings of this backend: a table of its own.")] = field(
+        default_factory=dict
+    )
+    fingerprint: Annotated[dict[str, Any], Meta(description="As `tpm`.")] = field(default_factory=dict)
+    plain: Annotated[dict[str, Any], Meta(description="As `tpm`.")] = field(default_factory=dict)
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """What is written to standard error (the journal, on an appliance)."""
 
@@ -212,6 +277,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Annotated[list[Limit], Meta(description="Declared ranges of points.")] = field(default_factory=list)
     infer: Infer = field(default_factory=Infer)
     record: Record = field(default_factory=Record)
+    vault: Vault = field(default_factory=Vault)
     log: Log = field(default_factory=Log)
     connectors: Annotated[
         dict[str, Any],

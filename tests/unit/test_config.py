@@ -9,13 +9,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from appliance import plugins
 from appliance.cli.config import effective, problems, reference, toml
-from appliance.config import schema
+from appliance.config import schema, secrets
 from appliance.config.document import Document
 from appliance.config.schema import Config
+from appliance.config.secrets import VaultName
 from appliance.connectors import configured, declared
 from appliance.errors import ConfigError
 
+BACKENDS = "appliance.vault.backends"
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     field.encode_name: field.type
     for field in msgspec.structs.fields(Config)
@@ -280,6 +283,52 @@ def _written_as_table(value: Any) -> bool:
     return isinstance(value, dict) or bool(several)
 
 
+class TestSecrets:
+    CANARY = "hunter2-canary"
+
+    def test_a_secret_is_named(self) -> None:
+        config = read('[bus]\nusername = "box"\npassword = {vault = "mqtt/plant"}\n')
+        assert config.bus.password == VaultName("mqtt/plant")
+        assert dict(secrets.named(config)) == {("bus", "password"): VaultName("mqtt/plant")}
+        assert dict(secrets.named(Config())) == {}
+
+    def test_connectors_name_theirs_in_tables_that_are_not_read_yet(self) -> None:
+        config = read('[[connectors.opcua]]\n[[connectors.opcua]]\nlogin = {password = {vault = "opcua/plc"}}')
+        assert dict(secrets.named(config)) == {
+            ("connectors", "opcua", "1", "login", "password"): VaultName("opcua/plc")
+        }
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            f'"{CANARY}"',
+            f'{{vault = "{CANARY}"}}',
+            f'{{valut = "{CANARY}"}}',
+            f'["{CANARY}"]',
+            f'{{vault = ["{CANARY}"]}}',
+        ],
+    )
+    def test_one_that_is_written_is_refused_and_not_repeated(self, value: str) -> None:
+        error = outcome(f"[bus]\n\npassword = {value}\n")
+        assert isinstance(error, ConfigError)
+        assert error.message.startswith("box.toml:3: bus.password")
+        assert self.CANARY not in str(error)
+        assert error.__cause__ is None
+        assert error.remedy
+
+    def test_the_remedy_shows_how(self) -> None:
+        error = outcome(f'[bus]\npassword = "{self.CANARY}"')
+        assert isinstance(error, ConfigError)
+        assert error.message.endswith("a secret stands here in clear, or no name of one")
+        assert 'password = {vault = "plant/password"}' in error.remedy
+
+    def test_the_name_is_shown_and_reads_back(self) -> None:
+        document = Document("box.toml", '[bus]\npassword = {vault = "mqtt/plant"}')
+        shown = toml(effective(document.into(Config, document.tables), document))
+        assert tomllib.loads(shown)["bus"]["password"] == {"vault": "mqtt/plant"}
+        assert read(shown).bus.password == VaultName("mqtt/plant")
+
+
 class TestReference:
     def test_the_file_is_what_the_declarations_say(self, repository: Path) -> None:
         written = (repository / "appliance" / "config" / "REFERENCE.md").read_text("utf-8")
@@ -295,7 +344,10 @@ class TestReference:
 
     def test_every_key_is_there_with_a_meaning(self) -> None:
         rows = [line for line in reference().splitlines() if line.startswith("| `")]
-        settings = [*SECTIONS.values(), schema.Limit, *declared().values()]
+        described = {title: kind for title, kind in SECTIONS.items() if title not in ("vault", "log")}
+        bound = [plugins.load(BACKENDS, name).Settings for name in plugins.names(BACKENDS)]
+        tail = [schema.Vault, *bound, schema.Log, schema.Limit, *declared().values()]
+        settings = [*described.values(), *tail]
         keys = [key for kind in settings for key in kind.__struct_fields__]
         assert [row.split("`")[1] for row in rows] == keys
         assert all(len(row.split(" | ")[-1]) > 5 for row in rows), "a key without a description"
