@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import shutil
+import signal
 import socket
 import stat
 from asyncio.subprocess import DEVNULL, PIPE
@@ -12,8 +13,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from appliance.bus import door as doors
+from appliance.bus.door import Door, Doorkeeper
 from appliance.config.schema import Broker, Paths
-from appliance.errors import BusError
+from appliance.errors import BusError, MillwrightError
 from appliance.runtime.patience import within
 from appliance.runtime.service import Pulse
 
@@ -53,7 +56,7 @@ def url(paths: Paths) -> str:
     return f"unix:{socket_path(paths)}"
 
 
-def configuration(paths: Paths, settings: Broker, *, as_root: bool) -> str:
+def configuration(paths: Paths, settings: Broker, *, as_root: bool, door: Door | None = None) -> str:
     """mosquitto.conf, for 2.0.11 (Debian 12) to 2.0.21 (Debian 13). BusError for folders it could not spell."""
     for setting, path in (("paths.run", paths.run), ("paths.state", paths.state)):
         if not str(path).isprintable():
@@ -65,11 +68,12 @@ def configuration(paths: Paths, settings: Broker, *, as_root: bool) -> str:
         "# Written by millwright at each start: see [broker] in millwright.toml.",
         # mosquitto started by root turns into a user of its own, who could not write to our folders.
         *(["user root"] if as_root else []),
-        "# Anonymous clients: on the listeners below only, which nobody outside this machine can reach.",
+        "# Anonymous clients: on the first listeners only, which nobody outside this machine can reach.",
         "allow_anonymous true",
         f"listener 0 {socket_path(paths)}",
         *([f"listener {settings.listen_port} 127.0.0.1"] if settings.listen_port else []),
         *(["set_tcp_nodelay true"] if settings.listen_port else []),  # a unix socket has no such thing
+        *(doors.configuration(door, paths.run / doors.FOLDER) if door else []),
         "persistence true",
         f"persistence_location {paths.state / STORE}/",
         "autosave_on_changes false",
@@ -98,8 +102,9 @@ class MosquittoBroker:
 
     name = "broker"
 
-    def __init__(self, paths: Paths, settings: Broker) -> None:
-        self._paths, self._settings = paths, settings
+    def __init__(self, paths: Paths, settings: Broker, doorkeeper: Doorkeeper | None = None) -> None:
+        self._paths, self._settings, self._doorkeeper = paths, settings, doorkeeper
+        self._door: Door | None = None
         self._socket = socket_path(paths)
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self.child: asyncio.subprocess.Process | None = None
@@ -110,6 +115,7 @@ class MosquittoBroker:
         Nobody else may use the same folders: whoever runs services holds a lock for each of them there.
         """
         command = _command(find_program(self._settings.executable), self._paths.run / CONFIGURATION)
+        self._door = await self._doorkeeper() if self._doorkeeper else None
         self._prepare_folders()
         await self._live(command, pulse, first=True)
         delay = FIRST_RESTART_S
@@ -127,7 +133,7 @@ class MosquittoBroker:
                 log.info("mosquitto listens at %s", self._socket)
                 if first:
                     pulse.ready()
-                await _beat_while_alive(child, pulse)
+                await self._beat_while_alive(child, pulse)
             elif first:
                 raise self._no_start(child)
         log.error("mosquitto ended with code %s: %s; starting it again", child.returncode, self._said())
@@ -148,6 +154,28 @@ class MosquittoBroker:
         finally:
             await _end(child)
             await relay
+
+    async def _beat_while_alive(self, child: asyncio.subprocess.Process, pulse: Pulse) -> None:
+        ended = asyncio.ensure_future(child.wait())
+        try:
+            while not (await asyncio.wait([ended], timeout=BEAT_S))[0]:
+                pulse.beat()
+                await self._renew_door(child)
+        finally:
+            ended.cancel()
+
+    async def _renew_door(self, child: asyncio.subprocess.Process) -> None:
+        """A device was admitted or revoked, or a certificate was renewed: mosquitto reads it without losing anybody."""
+        if self._doorkeeper is None:
+            return
+        try:
+            door = await self._doorkeeper()
+            if door != self._door:
+                doors.write(door, self._paths.run / doors.FOLDER)
+                child.send_signal(signal.SIGHUP)
+                self._door = door
+        except MillwrightError as error:  # the door stays as it was; those who are inside notice nothing
+            log.warning("the broker's door to devices could not be renewed: %s", error.message)
 
     async def _is_up(self, child: asyncio.subprocess.Process) -> bool:
         """Wait until the socket accepts, or the child is gone."""
@@ -185,7 +213,9 @@ class MosquittoBroker:
             )
         for folder in (self._paths.run, self._paths.state / STORE):
             _own_folder(folder)
-        text = configuration(self._paths, self._settings, as_root=os.geteuid() == 0)
+        if self._door:
+            doors.write(self._door, self._paths.run / doors.FOLDER)
+        text = configuration(self._paths, self._settings, as_root=os.geteuid() == 0, door=self._door)
         (self._paths.run / CONFIGURATION).write_text(text, "utf-8")
 
 
@@ -202,15 +232,6 @@ def _command(program: str, configuration_file: Path) -> list[str]:
     if wrapper is None:
         log.warning("setpriv (util-linux) is missing: mosquitto will stay behind if this process is killed")
     return [*([wrapper, "--pdeathsig", "TERM"] if wrapper else []), program, "-c", str(configuration_file)]
-
-
-async def _beat_while_alive(child: asyncio.subprocess.Process, pulse: Pulse) -> None:
-    ended = asyncio.ensure_future(child.wait())
-    try:
-        while not (await asyncio.wait([ended], timeout=BEAT_S))[0]:
-            pulse.beat()
-    finally:
-        ended.cancel()
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

@@ -5,5 +5,5 @@ imports what is slow to import inside `run`: the help must not wait for it.
 """
 
 SHARED = frozenset(
-    {"devices", "findings", "instance", "measuring", "quantising", "screen"}
+    {"accelerators", "findings", "instance", "measuring", "quantising", "screen"}
 )  # files here that commands share and that are none themselves

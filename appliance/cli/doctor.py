@@ -30,9 +30,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     if args.subject == "accelerators":
-        from appliance.cli import devices
+        from appliance.cli import accelerators
 
-        return devices.run(args)
+        return accelerators.run(args)
     from appliance.cli.findings import examine
     from appliance.services.words import json_text
 
