@@ -87,9 +87,9 @@ def wrap(public: bytes, key: bytes, info: bytes) -> bytes:
     """
     if not 0 < len(key) <= MAX_KEY_BYTES:
         raise ValueError(f"{len(key)} bytes are not between 1 and {MAX_KEY_BYTES}")
-    kind = kind_of(public)
+    kind, context = kind_of(public), _info(info)
     try:
-        sealed = _SUITES[kind].encrypt(key, _public_key(public[1:], kind), _info(info))
+        sealed = _SUITES[kind].encrypt(key, _public_key(public[1:], kind), context)
     except ValueError as error:
         raise SealError("a public key that nothing can be wrapped to", "take the recipient's key anew") from error
     return cbor2.dumps([FORMAT, KINDS.index(kind) + 1, sealed])
@@ -97,12 +97,12 @@ def wrap(public: bytes, key: bytes, info: bytes) -> bytes:
 
 def unwrap(private: bytes, wrapped: bytes, info: bytes) -> bytes:
     """What was wrapped. SealError where it was for another key, with another `info`, or is altered."""
-    kind = _private_kind(private)
+    kind, context = _private_kind(private), _info(info)
     wrapped_kind, sealed = _read(wrapped)
     if wrapped_kind != kind:
         raise SealError(f"wrapped for a {wrapped_kind} key, and this is a {kind} one", "use the other recovery key")
     try:
-        return _SUITES[kind].decrypt(sealed, _private_key(private[1:], kind), _info(info))
+        return _SUITES[kind].decrypt(sealed, _private_key(private[1:], kind), context)
     except (InvalidTag, ValueError):
         raise SealError("wrapped for another key or another purpose, or altered") from None
 

@@ -30,7 +30,7 @@ _BODY = SALT_BYTES + COMMITMENT_BYTES  # where ciphertext and tag begin
 _SCHEME = "millwright/1"  # a new derivation is a new number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # there is one of each
 class Suite:
     """One cipher and one hash, under a number that stands in every record. Keys have KEY_BYTES in every suite."""
 
