@@ -3,7 +3,8 @@
     [detect]
     backend = "litert"
 
-`tools/setup litert` installs it; where the machine has `tflite_runtime` instead, that is used.
+`tools/setup litert` installs it; where the machine has `tflite_runtime` instead, that is used. It must have been built
+for numpy 2, as a board's maker may do it: the registry's last one, 2.14.0, was not.
 """
 
 import importlib
@@ -125,10 +126,17 @@ def _runtime() -> tuple[Any, str]:
 
 
 def _interpreter(path: Path, threads: int) -> Any:
+    module, version = _runtime()
     try:
-        return _runtime()[0].Interpreter(model_path=str(path), num_threads=threads)
+        return module.Interpreter(model_path=str(path), num_threads=threads)
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{path}: is refused: {_line(error)}", _files.AGAIN) from None
+    except (SystemError, ImportError) as error:  # those of the registry were built for numpy 1, and say it only now
+        name = RUNTIMES[module.__name__.partition(".")[0]]
+        raise DeviceError(
+            f"{name} {version} does not work with numpy {np.__version__}: {_line(error.__cause__ or error)}",
+            "Install ai-edge-litert (tools/setup litert), or a tflite_runtime that was built for numpy 2.",
+        ) from None
 
 
 def _specs(path: Path, details: Sequence[Any]) -> tuple[Spec, ...]:
@@ -146,5 +154,5 @@ def _spec(path: Path, detail: Any) -> Spec:
     return Spec(detail["name"], dtype, tuple(int(length) for length in shape))
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or "no reason given"
