@@ -109,10 +109,12 @@ class Load:
         self._out.close()
 
     def teach(self, rows: int, rate: int) -> None:
-        """`rows` of every asset and up to 15 more, so that the assets' windows fall due one after another."""
+        """`rows` of every asset and 16 to 31 more, so that the assets' windows fall due one after another. Those come
+        at once: our detector is to know that readings come in bursts, else it would thin out what comes faster later.
+        """
         for asset in range(ASSETS):
             (packet,) = self._pool.packets(asset, asset + 1)
-            self._out.send(bytes(packet) * (asset % HOP))
+            self._out.send(bytes(packet) * (HOP + asset % HOP))
         self._send_paced(self._next + rows * ASSETS, rate)
         self._wait_for_quiet(1.0)
 
