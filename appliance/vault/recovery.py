@@ -37,6 +37,7 @@ MAX_LINES_BYTES = 64 << 10  # of a file of recipients
 
 GROUPS, ROW, GROUP = 18, 6, 4  # groups a key, groups a row, characters a group
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_BETWEEN = re.compile(r"[\s\-\u2010-\u2015_.,:;/]+")  # whatever stands between groups
 _LOOKS_LIKE = str.maketrans("OIL", "011")
 _SPARE_BITS = GROUPS * (GROUP - 1) * 5 - KEY_BYTES * 8
 _CHECKED = b"millwright/recovery/1\0"
@@ -190,7 +191,7 @@ def _key_of(groups: list[str]) -> bytes:
 
 def _groups(text: str) -> list[str]:
     plain = unicodedata.normalize("NFKC", text[: 64 * GROUPS]).upper().translate(_LOOKS_LIKE)
-    typed = re.findall(r"\w+", plain.replace("_", " "))
+    typed = _BETWEEN.sub(" ", plain).split()
     together = "".join(typed)
     if len(together) == GROUPS * GROUP:
         return [together[at : at + GROUP] for at in range(0, len(together), GROUP)]
