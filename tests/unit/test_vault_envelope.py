@@ -163,6 +163,24 @@ def test_a_reader_reads_what_stands_there_and_no_more() -> None:
         reader.number(1)
 
 
+def test_a_reader_counts_items_and_reads_names() -> None:
+    reader = Reader(cbor2.dumps([1, "密/plant".encode()]))
+    assert reader.items(2) == 2
+    assert reader.number(1) == 1
+    assert reader.text(1, 9) == "密/plant"
+    reader.end()
+    with pytest.raises(SealError, match="an array of 3, more than 2"):
+        Reader(cbor2.dumps([1, 2, 3])).items(2)
+    for content, why in (
+        (b"\xff", "not text"),
+        (b"\xed\xa0\x80", "not text"),
+        (b"a\nb", "cannot be printed"),
+        (b"", "0"),
+    ):
+        with pytest.raises(SealError, match=why):
+            Reader(cbor2.dumps(content)).text(1, 9)
+
+
 @pytest.mark.parametrize("length", [1 << 16, 1 << 32, (1 << 64) - 1])
 def test_a_length_is_never_believed(length: int) -> None:
     """What claims to be long is refused before a byte of it is asked for."""

@@ -17,7 +17,7 @@ from appliance.vault.envelope import Place
 from appliance.vault.suites import SUITES
 
 SEED = int(os.environ.get("MILLWRIGHT_FUZZ_SEED", "20261121"))
-RECORDS = int(os.environ.get("MILLWRIGHT_FUZZ_RECORDS", "20000"))
+RECORDS = int(os.environ.get("MILLWRIGHT_FUZZ_RECORDS", "50000"))
 LONGEST = 3600  # seconds, of a run that is asked for
 
 KEY = bytes(range(32))
