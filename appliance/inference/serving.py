@@ -24,6 +24,7 @@ from appliance.inference.library import Entry, Library
 from appliance.inference.models import Bundle, Port
 from appliance.inference.port import Array, Spec
 from appliance.inference.preparation import Preparation
+from appliance.inference.tally import Tally
 
 DECODERS = "appliance.inference.decoders"
 
@@ -85,6 +86,7 @@ class Served:
         # Only a card knows that the first axis counts rows that do not see each other, so that they may be split.
         batched = bool(card.window) or card.inputs[0].layout.startswith("N")
         self._rows = batched and tensors.row_of(computer.inputs, computer.outputs) is not None
+        self.tally = Tally()
         self._users = 0
         self._closing = False
         self._lock = threading.Lock()
@@ -106,6 +108,10 @@ class Served:
     def answer(self, inputs: Mapping[str, Array], wanted: Collection[str] | None, decode: bool) -> Answer:
         """`wanted`: names of outputs, None for all. ModelError names the tensor that does not fit and what would,
         DeviceError where no device computes it."""
+        with self.tally.call(_rows_of(inputs)):
+            return self._answer(inputs, wanted, decode)
+
+    def _answer(self, inputs: Mapping[str, Array], wanted: Collection[str] | None, decode: bool) -> Answer:
         self._check_wanted(wanted, decode)
         with np.errstate(all="ignore"):  # what is no number, or too large for one, is computed on and told as it is
             prepared = self._preparation.prepare(inputs)
@@ -164,6 +170,11 @@ class Served:
             raise ModelError(
                 f"the answer ({shapes}) is not what the card's decoder expects: {error}", "Correct [decoder] there."
             ) from None
+
+
+def _rows_of(inputs: Mapping[str, Array]) -> int:
+    """The length of the first axis, 1 where there is none."""
+    return next((array.shape[0] for array in inputs.values() if array.ndim), 1)
 
 
 class Repertoire:

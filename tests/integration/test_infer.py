@@ -266,6 +266,38 @@ def test_a_body_that_is_too_large_is_refused(client: triton.InferenceServerClien
         client.infer("toy", [tensor("x", rows(600_000), "FP32")])
 
 
+def test_a_models_configuration_and_statistics(client: triton.InferenceServerClient) -> None:
+    told = client.get_model_config("image")
+    assert told["input"] == [{"name": "image", "data_type": "TYPE_UINT8", "dims": [-1, 4, 5, 3]}]
+    assert told["output"] == [{"name": "mean", "data_type": "TYPE_FP32", "dims": [-1, 3]}]
+    assert told["max_batch_size"] == 0
+    assert client.get_model_config("image", "1.0.0") == told
+    (before,) = client.get_inference_statistics("image")["model_stats"]
+    pixels = np.zeros((3, 4, 5, 3), np.uint8)
+    client.infer("image", [tensor("image", pixels, "UINT8")])
+    with pytest.raises(InferenceServerException):
+        client.infer("image", [tensor("image", pixels, "UINT8")], outputs=[triton.InferRequestedOutput("none")])
+    (after,) = client.get_inference_statistics("image", "1.0.0")["model_stats"]
+    gained = {key: after[key] - before[key] for key in ("inference_count", "execution_count")}
+    assert gained == {"inference_count": 3, "execution_count": 1}
+    assert after["inference_stats"]["fail"]["count"] == before["inference_stats"]["fail"]["count"] + 1
+    assert after["last_inference"] > before["last_inference"]
+    assert after in client.get_inference_statistics()["model_stats"]
+    with pytest.raises(InferenceServerException, match="there is no model 'nobody'"):
+        client.get_inference_statistics("nobody")
+
+
+def test_what_only_triton_has_is_refused_with_what_takes_its_place(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match=r"no traces \(`millwright models bench` measures"):
+        client.get_trace_settings("toy")
+    with pytest.raises(InferenceServerException, match="no log settings"):
+        client.get_log_settings()
+    with pytest.raises(InferenceServerException, match="no shared memory of CUDA"):
+        client.get_cuda_shared_memory_status()
+    with pytest.raises(InferenceServerException, match="cannot be handed over here"):
+        client.load_model("toy", config="{}")
+
+
 def test_models_come_and_go(client: triton.InferenceServerClient) -> None:
     listed = {(one["name"], one["version"]): one["state"] for one in client.get_model_repository_index()}
     assert listed[("toy", "1.0.0")] == "READY"

@@ -19,7 +19,14 @@ from appliance.services.http import Request, Response, json_response
 from appliance.services.kserve import protocol
 from appliance.services.kserve.regions import Regions
 
-EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "system_shared_memory"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+    "system_shared_memory",
+]
 PLATFORMS = dict(zip(MODEL_FILES, ("openvino_ir", "tensorflow_lite", "onnx_onnxv1"), strict=True))
 
 _T = TypeVar("_T")
@@ -30,6 +37,10 @@ class _Index(Struct):
     ready: bool = False
 
 
+class _Load(Struct):
+    parameters: dict[str, Any] = {}
+
+
 class _Registration(Struct):
     key: str
     byte_size: Annotated[int, Meta(ge=1)]
@@ -37,6 +48,14 @@ class _Registration(Struct):
 
 
 _index, _registration = msgspec.json.Decoder(_Index), msgspec.json.Decoder(_Registration)
+_load = msgspec.json.Decoder(_Load)
+
+# Of Triton's own extensions, what is not here, and what takes its place.
+MISSING = {
+    "cudasharedmemory": ("shared memory of CUDA", "Use system shared memory."),
+    "logging": ("log settings", "Set log.level in millwright.toml."),
+    "trace": ("traces", "`millwright models bench` measures."),
+}
 
 
 class Endpoint:
@@ -58,6 +77,8 @@ class Endpoint:
             case ("GET", "v2", "health", "ready"):
                 ready = self._is_ready()
                 return json_response({"ready": ready}, 200 if ready else 503)
+            case ("GET", "v2", "models", "stats"):
+                return json_response({"model_stats": [_statistics(one) for one in self._repertoire.loaded]})
             case (_, "v2", "models", name, "versions", version, *rest):
                 return await self._model(request, name, version, tuple(rest))
             case (_, "v2", "models", name, *rest):
@@ -72,6 +93,10 @@ class Endpoint:
         match (request.method, *rest):
             case ("GET",):
                 return json_response(self._metadata(self._find(name, version)))
+            case ("GET", "config"):
+                return json_response(_configuration(self._find(name, version)))
+            case ("GET", "stats"):
+                return json_response({"model_stats": [_statistics(one) for one in self._every(name, version)]})
             case ("GET", "ready"):
                 return json_response({"name": self._find(name, version).name, "ready": True})
             case ("POST", "infer"):
@@ -83,6 +108,11 @@ class Endpoint:
             return self._repertoire.get(name, version)
         except ModelError as error:
             raise RequestError(404, error.message, error.remedy) from None
+
+    def _every(self, name: str, version: str) -> list[Served]:
+        """All versions, where none is named."""
+        first = self._find(name, version)
+        return [first] if version else [one for one in self._repertoire.loaded if one.name == first.name]
 
     def _metadata(self, served: Served) -> dict[str, Any]:
         return {
@@ -148,6 +178,12 @@ class Endpoint:
                 only_ready = protocol.decoded(_index, memoryview(request.body or b"{}")).ready
                 return json_response(await self._work(lambda: self._listed(only_ready)))
             case ("POST", "models", name, "load"):
+                if protocol.decoded(_load, memoryview(request.body or b"{}")).parameters:
+                    raise RequestError(
+                        400,
+                        f"model '{name[:200]}': a configuration or files cannot be handed over here",
+                        "A bundle brings its card: millwright models add",
+                    )
                 await self._change(lambda: repertoire.load(name))
                 return json_response({})
             case ("POST", "models", name, "unload"):
@@ -213,7 +249,43 @@ def _header_length(request: Request) -> int | None:
     return int(told)
 
 
+def _configuration(served: Served) -> dict[str, Any]:
+    """As Triton tells it. Without a largest batch, shapes are whole: the first axis is one of them."""
+    return {
+        "name": served.name,
+        "platform": PLATFORMS[served.bundle.model.name],
+        "max_batch_size": 0,
+        "input": [_port(spec) for spec in served.inputs],
+        "output": [_port(spec) for spec in served.outputs],
+    }
+
+
+def _port(spec: Any) -> dict[str, Any]:
+    return {"name": spec.name, "data_type": f"TYPE_{protocol.NAMES[spec.dtype]}", "dims": list(spec.shape)}
+
+
+def _statistics(served: Served) -> dict[str, Any]:
+    """Of the time since the model was loaded, in Triton's words: an execution is a call, an inference a row."""
+    tally = served.tally
+    return {
+        "name": served.name,
+        "version": served.version,
+        "last_inference": tally.last // 1_000_000,
+        "inference_count": tally.rows,
+        "execution_count": tally.answered,
+        "inference_stats": {
+            "success": {"count": tally.answered, "ns": tally.answered_ns},
+            "fail": {"count": tally.failed, "ns": tally.failed_ns},
+        },
+        "batch_stats": [],
+    }
+
+
 def _unknown(request: Request) -> RequestError:
+    for part in request.path[1:]:
+        if part in MISSING:
+            what, instead = MISSING[part]
+            return RequestError(501, f"Millwright has no {what}", instead)
     path = "/" + "/".join(request.path)
     return RequestError(
         404, f"there is nothing at {request.method} {path[:200]}", "See /v2 and the KServe v2 protocol."
