@@ -11,7 +11,6 @@ import stat
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from appliance.errors import VaultError
 from appliance.vault import protocol
@@ -24,65 +23,76 @@ ANSWER_S = 30.0  # a vault that rotates its key on a slow disk is not dead
 CHUNK = 64 << 10
 START = "Start it with 'millwright run', or make one with 'millwright vault init'."
 
-_T = TypeVar("_T")
+
+class Silent(VaultError):
+    """Nobody listens there: no vault runs."""
 
 
-class SocketKeeper:
-    """Custody over the socket at `path`. VaultError, with the remedy, where no vault answers."""
+Ask = Callable[[Request], bytes]
 
-    def __init__(self, path: Path, answer_s: float = ANSWER_S) -> None:
-        self._path, self._answer_s = path, answer_s
+
+class Asking:
+    """Custody by requests: `ask` carries one to the vault and gives back the body of its answer."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
 
     def status(self) -> Status:
-        return self._ask(Request(Verb.STATUS), lambda body: protocol.from_body(body, Status))
+        return protocol.from_body(self._ask(Request(Verb.STATUS)), Status)
 
     def get(self, name: str) -> Secret:
-        return self._ask(Request(Verb.GET, name), Secret)
+        return Secret(self._ask(Request(Verb.GET, name)))
 
     def put(self, name: str, content: Secret) -> Entry:
-        return self._ask(Request(Verb.PUT, name, content=content), lambda body: protocol.from_body(body, Entry))
+        return protocol.from_body(self._ask(Request(Verb.PUT, name, content=content)), Entry)
 
     def remove(self, name: str) -> None:
-        self._ask(Request(Verb.REMOVE, name), bytes)
+        self._ask(Request(Verb.REMOVE, name))
 
     def entries(self, prefix: str = "") -> Sequence[Entry]:
-        return self._ask(Request(Verb.ENTRIES, detail=prefix), lambda body: protocol.from_body(body, list[Entry]))
+        return protocol.from_body(self._ask(Request(Verb.ENTRIES, detail=prefix)), list[Entry])
 
     def rotate(self, layer: Layer, name: str = "") -> None:
-        self._ask(Request(Verb.ROTATE, name, layer), bytes)
+        self._ask(Request(Verb.ROTATE, name, layer))
 
     def backup(self) -> bytes:
-        return self._ask(Request(Verb.BACKUP), bytes)
+        return self._ask(Request(Verb.BACKUP))
 
     def renew_recovery(self) -> Secret:
-        return self._ask(Request(Verb.RENEW), Secret)
+        return Secret(self._ask(Request(Verb.RENEW)))
 
     def recipients(self) -> Sequence[str]:
-        return self._ask(Request(Verb.RECIPIENTS), lambda body: protocol.from_body(body, list[str]))
+        return protocol.from_body(self._ask(Request(Verb.RECIPIENTS)), list[str])
 
     def add_recipient(self, line: str) -> None:
-        self._ask(Request(Verb.ADMIT, content=Secret(line.encode())), bytes)
+        self._ask(Request(Verb.ADMIT, content=Secret(line.encode())))
 
     def remove_recipient(self, name: str) -> None:
-        self._ask(Request(Verb.DISMISS, detail=name), bytes)
+        self._ask(Request(Verb.DISMISS, detail=name))
 
     def close(self) -> None:
-        """There is nothing to forget."""
+        """There is nothing to forget here."""
 
-    def _ask(self, request: Request, read: Callable[[bytes], _T]) -> _T:
+
+def by_socket(path: Path, answer_s: float = ANSWER_S) -> Asking:
+    """Custody over the socket at `path`. VaultError, with the remedy, where no vault answers."""
+
+    def ask(request: Request) -> bytes:
         check_bounds(request)
         reply = Reply()
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
-                sock.settimeout(self._answer_s)
-                sock.connect(str(self._path))
-                check_server(sock, self._path)
+                sock.settimeout(answer_s)
+                sock.connect(str(path))
+                check_server(sock, path)
                 sock.sendall(protocol.encode_request(request))
                 while (body := reply.feed(sock.recv(CHUNK))) is None:
                     pass
-                return read(body)
+                return body
         except (OSError, ProtocolError) as error:
-            raise _explained(self._path, error) from None
+            raise _explained(path, error) from None
+
+    return Asking(ask)
 
 
 async def fetch(path: Path, name: str, answer_s: float = ANSWER_S) -> Secret:
@@ -157,7 +167,7 @@ def _given_by_root(folder: Path, uid: int) -> bool:
 
 def _explained(path: Path, error: Exception) -> VaultError:
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-        return VaultError(f"no vault answers at {path}", START)
+        return Silent(f"no vault answers at {path}", START)
     if isinstance(error, PermissionError):
         return VaultError(f"{path} is closed to this user", "Ask as root or as the vault's user, or see vault.socket.")
     if isinstance(error, TimeoutError):

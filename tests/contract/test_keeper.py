@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import VaultError
-from appliance.vault.client import SocketKeeper
+from appliance.vault.client import Asking, by_socket
 from appliance.vault.desk import Desk
 from appliance.vault.memory import MemoryKeeper
 from appliance.vault.policy import Policy
@@ -36,7 +36,7 @@ class Deaf:
 
 
 @contextmanager
-def served(custody: Custody, path: Path) -> Iterator[SocketKeeper]:
+def served(custody: Custody, path: Path) -> Iterator[Asking]:
     """A server in a thread of its own."""
     listener, ready, stop = listen(path), threading.Event(), []
 
@@ -52,7 +52,7 @@ def served(custody: Custody, path: Path) -> Iterator[SocketKeeper]:
     thread.start()
     assert ready.wait(WAIT_S)
     try:
-        yield SocketKeeper(path)
+        yield by_socket(path)
     finally:
         stop[0]()
         thread.join(WAIT_S)
