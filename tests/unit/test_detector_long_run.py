@@ -155,3 +155,23 @@ def test_a_fault_after_a_gap_is_an_alarm_once_the_windows_are_full() -> None:
     found = alarms(feed(detector, samples[:60] + 5.0, begin=10_000))
     assert len(found) == 1
     assert 10_019 <= found[0] < 10_036
+
+
+def slow(random: np.random.Generator, rows: int, *excursions: int) -> Rows:
+    """Noise with memory; at each of `excursions` it is elsewhere for 90 rows."""
+    samples = noise(random, rows, 0.97, channels=2) * 0.25
+    for begin in excursions:
+        samples[begin : begin + 90] += 8.0
+    return samples
+
+
+def test_a_fault_in_a_long_learning_period_does_not_hide_its_like() -> None:
+    samples = slow(np.random.default_rng(11), 4000, 700, 3000)
+    found = alarms(feed(Detector(DetectorSettings(learn_rows=1500)), samples))
+    assert [3000 <= row < 3090 for row in found] == [True]
+
+
+def test_what_happened_often_while_it_learned_is_normal() -> None:
+    samples = slow(np.random.default_rng(12), 4000, *range(200, 4000, 400))
+    found = alarms(feed(Detector(DetectorSettings(learn_rows=1500)), samples))
+    assert [row for row in found if row >= 1500] == []

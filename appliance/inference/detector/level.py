@@ -20,6 +20,11 @@ SLOW = 3.0  # discount: 1 / (1 + SLOW * share of a channel's variance that is in
 RANK = 100  # the score that counts as 1 is exceeded by one in so many of the learning period
 FEWEST_UNITS = 2.4  # standard deviations of one channel's mean: less than that is luck in a short learning period
 FIXED = 4.0  # a channel that never moved, away for a whole window, scores so much
+LONG = 800  # rows of a learning period in which an excursion may be left out
+FAR = 2.5  # standard deviations of a channel's short mean
+MOST_FAR = 0.1  # of the rows
+EXCURSIONS = 2  # at most; what happened more often is a habit
+ROUNDS = 3
 LIMIT = 1e6  # a channel's deviation is at most this, in its units
 # Below this share of its offset a channel's movement is the rounding of floating point numbers.
 ROUNDING = 1e-13
@@ -41,6 +46,7 @@ class Lesson(NamedTuple):
 def learn(samples: Floats) -> Lesson:
     """From `samples` [rows, channels], at least WINDOW + 2 rows, any finite values."""
     offset, peak, unit = _units(samples)
+    unit = unit[_ordinary(unit)]
     means = rolling_mean(unit)
     centre = means.mean(axis=0)
     deviation, wander = unit.std(axis=0), means.std(axis=0)
@@ -59,6 +65,37 @@ def learn(samples: Floats) -> Lesson:
         level=max(float(ranked(pool(scores))), float(fewest.max())) or 1.0,
         scale=_per_raw_unit(np.where(moved, 1.0 / np.where(moved, deviation, 1.0), 0.0), peak),
     )
+
+
+def _ordinary(unit: Floats) -> NDArray[np.bool_]:
+    """The rows of a long learning period without what hardly ever happened in it: an excursion far beyond the rest,
+    which would be the measure of all that comes."""
+    kept = np.ones(len(unit), bool)
+    if len(unit) < LONG:
+        return kept
+    means = rolling_mean(unit)
+    for _ in range(ROUNDS):
+        inside = kept[WINDOW - 1 :]
+        centre, wander = means[inside].mean(axis=0), means[inside].std(axis=0)
+        far = (np.abs(means - centre) > FAR * wander) & (wander > 0.0)
+        again = _without(np.flatnonzero(far.any(axis=1)), len(unit))
+        if again is None or (unit[again].max(axis=0) == unit[again].min(axis=0))[wander > 0.0].any():
+            break
+        if (again == kept).all():
+            break
+        kept = again
+    return kept
+
+
+def _without(far: NDArray[np.int64], rows: int) -> NDArray[np.bool_] | None:
+    """The rows outside of the windows that begin at `far`; None where these are too many, or too often."""
+    kept = np.ones(rows, bool)
+    apart = np.flatnonzero(np.diff(far) > LAG)
+    if len(apart) >= EXCURSIONS and far.size:
+        return None
+    for first in far.tolist():
+        kept[first : first + WINDOW] = False
+    return kept if np.count_nonzero(~kept) <= MOST_FAR * rows else None
 
 
 def deviations(window: Floats, low: Floats, high: Floats, weight: Floats, switch: Floats, active: Floats) -> Floats:
