@@ -84,6 +84,36 @@ def windows(folder: Path, width: int = 16) -> Path:
     return carded(folder, text, [Spec("windows", "float32", spec)], [Spec("reconstruction", "float32", spec)])
 
 
+def onnx(path: Path) -> Path:
+    """A file as any exporter writes it, opset 17: scores [n, 3] = x [n, 4] @ WEIGHTS."""
+    rows = _field(1, _field(2, b"n"))
+    kinds = [_field(1, _field(1, 1) + _field(2, rows + _field(1, _field(1, width)))) for width in (4, 3)]  # float32
+    weights = _field(1, 4) + _field(1, 3) + _field(2, 1) + _field(8, b"weights") + _field(9, WEIGHTS.tobytes())
+    node = _field(1, b"x") + _field(1, b"weights") + _field(2, b"scores") + _field(4, b"MatMul")
+    ports = _field(11, _field(1, b"x") + _field(2, kinds[0])) + _field(12, _field(1, b"scores") + _field(2, kinds[1]))
+    graph = _field(1, node) + _field(2, b"toy") + _field(5, weights) + ports
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_field(1, 8) + _field(7, graph) + _field(8, _field(2, 17)))
+    return path
+
+
+def _field(number: int, content: int | bytes) -> bytes:
+    """A field of a protocol buffer: small whole numbers, or bytes."""
+    if isinstance(content, int):
+        return bytes([number << 3, content])
+    size, length = b"", len(content)
+    while length > 127:
+        size, length = size + bytes([length & 127 | 128]), length >> 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + content
+
+
+def onnx_classifier(folder: Path) -> Path:
+    """A bundle's folder."""
+    onnx(folder / "model.onnx")
+    return carded(folder, CLASSIFIER.format(name="foreign", version="1.0.0"), [Spec("x", "float32", (-1, 4))],
+                  [Spec("scores", "float32", (-1, 3))])  # fmt: skip
+
+
 def carded(folder: Path, text: str, inputs: list[Spec], outputs: list[Spec]) -> Path:
     draft = folder.with_name(f"{folder.name}.toml")
     draft.write_text(text)

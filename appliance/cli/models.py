@@ -238,11 +238,27 @@ def run_use(args: argparse.Namespace) -> int:
     library = assembly.library(config)
     entry = library.previous(args.model) if args.previous else library.find(args.model)
     library.use(entry)
+    effects = list(_effects(entry, config))
     if args.json:
-        _print_json(_summary(library.find(entry.title)))
+        _print_json({**_summary(library.find(entry.title)), "effects": effects})
         return 0
     print(f"{entry.title} is in use ({entry.digest[:12]})")
+    for effect in effects:
+        print(f"  -> {effect}")
     return 0
+
+
+def _effects(entry: "Entry", config: "Config") -> Iterator[str]:
+    """When those who compute with a model of this name take the new version up."""
+    name, _, version = config.detect.model.partition("@")
+    if name == entry.card.name and version:
+        yield f"the detector keeps {config.detect.model}, which `detect.model` names"
+    elif name == entry.card.name:
+        yield "the detector takes it up at its next start: end `millwright run` and start it again"
+    elif entry.card.task == "reconstruction":
+        yield f'the detector computes with another model; to use this one: detect.model = "{entry.card.name}"'
+    if any(one.get("model") == entry.card.name for one in (_served(config) or {}).values()):
+        yield "what is served follows within a second"
 
 
 def run_remove(args: argparse.Namespace) -> int:

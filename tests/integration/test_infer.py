@@ -87,6 +87,7 @@ def box() -> Iterator[Box]:
         bundles.classifier(folder / "toy2", version="2.0.0", factor=10.0),
         bundles.sums(folder / "sums"),
         bundles.image(folder / "image"),
+        bundles.onnx_classifier(folder / "foreign"),
     ):
         box.library.add(draft)
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder), "PYTHONWARNINGS": "error", "COVERAGE_RCFILE": ""}
@@ -171,6 +172,13 @@ def test_numbers_go_in_and_come_out(client: triton.InferenceServerClient, binary
     told = answer.get_response()
     assert (told["id"], told["model_name"], told["model_version"]) == ("seven", "toy", "1.0.0")
     assert told["parameters"] == {"device": "CPU"}
+
+
+def test_an_onnx_model_answers(client: triton.InferenceServerClient) -> None:
+    assert client.get_model_metadata("foreign")["platform"] == "onnx_onnxv1"
+    given = rows(5)
+    answer = client.infer("foreign", [tensor("x", given, "FP32")])
+    np.testing.assert_allclose(answer.as_numpy("scores"), given @ bundles.WEIGHTS, rtol=1e-4, atol=1e-4)
 
 
 def test_two_inputs_of_other_types(client: triton.InferenceServerClient) -> None:

@@ -75,6 +75,38 @@ def test_a_bundles_life(box: Box) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("setting", "effect"),
+    [
+        ("", ""),
+        ('[detect]\nmodel = "toy"\n', "the detector takes it up at its next start: end `millwright run` and start"),
+        ('[detect]\nmodel = "toy@1.0.0"\n', "the detector keeps toy@1.0.0, which `detect.model` names"),
+    ],
+)
+def test_use_says_when_the_detector_takes_it_up(box: Box, setting: str, effect: str) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        box.json("add", bundles.classifier(box.folder / version, version=version, factor=float(version[0])))
+    with (box.folder / "box.toml").open("a") as file:
+        file.write(setting)
+    code, out, _ = box.run("use", "toy@2.0.0")
+    assert code == 0
+    assert effect in out
+    assert ("->" in out) == bool(effect)
+
+
+def test_an_onnx_file_is_added_shown_and_measured(box: Box) -> None:
+    """tests/integration/test_infer.py serves it to Triton's client."""
+    card = box.folder / "mine.toml"
+    card.write_text(bundles.CLASSIFIER.format(name="mine", version="1.0.0"))
+    added = box.json("add", bundles.onnx(box.folder / "net.onnx"), "--card", card)
+    assert (added["name"], added["new"]) == ("mine", True)
+    shown = box.json("show", "mine")["card"]
+    assert (shown["inputs"][0]["name"], shown["inputs"][0]["shape"]) == ("x", [-1, 4])
+    (device,) = box.json("bench", "mine", "--seconds", "0.02", "--device", "CPU")["devices"]
+    assert device["device"] == "CPU"
+    assert all(figure > 0 for figure in device["rows_per_s"].values())
+
+
 def test_a_models_file_with_a_card(box: Box) -> None:
     folder = bundles.classifier(box.folder / "one")
     (folder / "card.toml").unlink()
