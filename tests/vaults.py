@@ -3,7 +3,7 @@ whatever was not synced."""
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,9 +11,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from appliance.errors import BindingError
+from appliance.vault import chest
+from appliance.vault.chest import Chest
+from appliance.vault.layout import MAX_FILE_BYTES
 from appliance.vault.port import Opened, Promise
+from appliance.vault.recovery import Recipient, RecoveryKey
 from appliance.vault.secret import Secret
-from appliance.vault.strongbox import Disk
+from appliance.vault.strongbox import COPIES, Disk
 
 START = 1_790_000_000_000_000_000  # UTC ns
 
@@ -52,9 +56,10 @@ class Box:
 class Tally:
     """A counter."""
 
-    def __init__(self, value: int = 0) -> None:
+    def __init__(self, value: int = 0, disk: "MemoryDisk | None" = None) -> None:
         self.count = value
         self.trouble = ""
+        self._disk = disk  # with which it loses power
 
     def value(self) -> int:
         if self.trouble:
@@ -64,8 +69,14 @@ class Tally:
     def advance(self) -> int:
         if self.trouble:
             raise BindingError(self.trouble)
-        self.count += 1
+        if self._disk:
+            self._disk.step(self._advance)
+        else:
+            self._advance()
         return self.count
+
+    def _advance(self) -> None:
+        self.count += 1
 
 
 class Clock:
@@ -106,15 +117,15 @@ class MemoryDisk(Disk):
         self._fail("write")
         if self.full:
             raise OSError(28, "No space left on device")
-        self._step(lambda: self._write(path, data))
+        self.step(lambda: self._write(path, data))
 
     def sync(self, path: Path) -> None:
         self._fail("sync")
-        self._step(lambda: self._sync(path))
+        self.step(lambda: self._sync(path))
 
     def rename(self, path: Path, target: Path) -> None:
         self._fail("rename")
-        self._step(lambda: self._rename(path, target))
+        self.step(lambda: self._rename(path, target))
 
     def remove(self, path: Path) -> None:
         self._now.pop(path, None)
@@ -122,7 +133,7 @@ class MemoryDisk(Disk):
 
     def sync_folder(self, folder: Path) -> None:
         self._fail("sync_folder")
-        self._step(self._sync_folder)
+        self.step(self._sync_folder)
 
     @contextmanager
     def held(self, folder: Path) -> Iterator[None]:
@@ -139,8 +150,7 @@ class MemoryDisk(Disk):
         self._alive += self._now.values()
         self._pending, self.cut, self.steps = [], 0, 0
 
-    def _step(self, action: object) -> None:
-        assert callable(action)
+    def step(self, action: Callable[[], object]) -> None:
         self.steps += 1
         if self.steps == self.cut:
             if self.dice.random() < 0.5:
@@ -185,3 +195,48 @@ class MemoryDisk(Disk):
             names.pop(path, None)
         else:
             names[path] = content
+
+
+class Place:
+    """A box with a vault on it: `make`, `open`, `recover`, all on a disk that may lose power."""
+
+    def __init__(self, dice: random.Random | None = None, *, counting: bool = True) -> None:
+        self.folder = Path("/vault")
+        self.disk = MemoryDisk(dice)
+        self.box = Box()
+        self.tally = Tally(7, self.disk) if counting else None
+        self.now = Clock()
+
+    def make(self, content: dict[str, bytes] | None = None, suite: str = "aes-256-gcm", *others: Recipient) -> Chest:
+        vault, self.key = chest.create(
+            self.folder, self.box, suite, others, self.tally, self.now, box="here", disk=self.disk
+        )
+        for name, secret in (content or {}).items():
+            vault.put(name, Secret(secret))
+        return vault
+
+    def open(self, *backends: Box) -> Chest:
+        return chest.open(self.folder, backends or (self.box,), self.tally, self.now, disk=self.disk)
+
+    def recover(self, box: Box, key: RecoveryKey | None = None, *, accept_older: bool = False) -> Chest:
+        return chest.recover(
+            self.folder, key or self.key, box, self.tally, self.now, accept_older=accept_older, disk=self.disk
+        )
+
+    def copies(self) -> list[bytes | None]:
+        return [self.disk.read(self.folder / name, MAX_FILE_BYTES) for name in COPIES]
+
+    def lay(self, *copies: bytes | None) -> None:
+        """Put these where the copies are, as somebody with the disk in hand could."""
+        for name, content in zip(COPIES, copies, strict=True):
+            self.disk.remove(self.folder / name)
+            if content is not None:
+                self.disk.write(self.folder / name, content)
+                self.disk.sync(self.folder / name)
+        self.disk.sync_folder(self.folder)
+
+
+def held(vault: Chest) -> dict[str, bytes]:
+    """All it holds, but for what is damaged."""
+    damaged = vault.status().damaged
+    return {one.name: vault.get(one.name).reveal() for one in vault.entries() if one.name not in damaged}
