@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from msgspec.structs import astuple
+
 from appliance.bus.port import Batch, Message
 from appliance.errors import EventError
 from appliance.events import codec, rows, topics
@@ -16,7 +18,7 @@ class _Lane(NamedTuple):
 
     asset: str
     points: list[str]
-    read: rows.Reader
+    decode: rows.Decode
 
 
 class Intake:
@@ -34,10 +36,16 @@ class Intake:
         self._ledger.received += len(batch)
         for arrival, message in enumerate(batch, now):
             lane = lane_of(message.topic)
-            if lane and (row := lane.read(message.payload)) and push_row(lane.asset, arrival, lane.points, row):
-                swift += 1
-            else:
-                self._take_thoroughly(message, arrival)
+            if lane is not None:
+                asset, points, decode = lane
+                try:
+                    row = decode(message.payload)
+                except rows.UNREADABLE:
+                    row = None
+                if row is not None and push_row(asset, arrival, points, astuple(row)):
+                    swift += 1
+                    continue
+            self._take_thoroughly(message, arrival)
         self._ledger.processed += swift
 
     def _take_thoroughly(self, message: Message, arrival: int) -> None:
@@ -63,10 +71,10 @@ class Intake:
     def _open_lane(self, topic: str, asset: str, width: int) -> None:
         """The next reading of the topic may be like this one: a bare JSON map of all points."""
         points = self._detector.points(asset)
-        if points is not None and len(points) == width and (read := rows.reader(points)):
+        if points is not None and len(points) == width and (decode := rows.decoder(points)):
             if len(self._lanes) >= MAX_TOPICS:
                 self._lanes.clear()
-            self._lanes[topic] = _Lane(asset, points, read)
+            self._lanes[topic] = _Lane(asset, points, decode)
 
     def take_block(self, message: Message, now: int) -> None:
         self._ledger.received += 1
