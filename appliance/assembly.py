@@ -5,21 +5,28 @@ an inference engine.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from appliance import plugins
 from appliance.bus.port import Message
+from appliance.config import secrets
 from appliance.config.document import Document
 from appliance.config.schema import Config
-from appliance.errors import ConfigError
+from appliance.config.secrets import Reveal, VaultName
+from appliance.errors import BusError, ConfigError, ConnectorError, StoreError, VaultError
 from appliance.runtime.service import Service
 from appliance.services.status import will
 
 if TYPE_CHECKING:
     from appliance.bus.mqtt import MqttBus
+    from appliance.bus.port import Credentials
+    from appliance.connectors.port import Connector
     from appliance.inference.engine import Find
     from appliance.inference.library import Library
     from appliance.inference.models import Bundle
@@ -29,26 +36,32 @@ if TYPE_CHECKING:
     from appliance.services.picture import Change, Picture
     from hardware.accelerators import Accelerator
 
-SERVICES = ("broker", "record", "detect", "infer", "ingest")  # in the order of their start
+SERVICES = ("vault", "broker", "record", "detect", "infer", "ingest")  # in the order of their start
 DETECTED = "detected.state"
 COMPILED = "compiled"  # a folder
 DAY = 86_400_000_000_000  # ns
 
 
 def choose(wanted: Sequence[str], config: Config) -> list[str]:
-    """The services to run, in the order of their start. Without names: all, the broker only where the bus is ours,
-    infer only where something is to be served."""
+    """The services to run, in the order of their start. Without names: all, the vault only where one was made, the
+    broker only where the bus is ours, infer only where something is to be served."""
     for name in wanted:
         if name not in SERVICES:
             raise ConfigError(f"there is no service '{name}'", f"There are: {', '.join(SERVICES)}.")
     if wanted:
         return [name for name in SERVICES if name in wanted]
-    left_out = {"broker": bool(config.bus.url), "infer": not (config.infer.port or config.infer.models)}
+    left_out = {
+        "vault": not has_vault(config),
+        "broker": bool(config.bus.url),
+        "infer": not (config.infer.port or config.infer.models),
+    }
     return [name for name in SERVICES if not left_out.get(name)]
 
 
 def build(config: Config, document: Document, names: Sequence[str]) -> list[Service]:
+    check_secrets(config, document, names)
     builders: dict[str, Callable[[Config, Document], Service]] = {
+        "vault": _vault,
         "broker": _broker,
         "record": _record,
         "detect": _detect,
@@ -83,11 +96,84 @@ def session(config: Config, client_id: str = "", last_will: Message | None = Non
         ca_file=bus.ca_file,
         cert_file=bus.cert_file,
         key_file=bus.key_file,
+        credentials=_credentials(config),
     )
+
+
+def _credentials(config: Config) -> "Credentials | None":
+    """Asked of the vault at each connection: it may start later than we do, and passwords change."""
+    username, password = config.bus.username, config.bus.password
+
+    async def told() -> tuple[str, bytes]:
+        try:
+            return username, await reveal(config)(password) if password else b""
+        except VaultError as error:
+            raise BusError(f"no password for '{username}': {error.message}", error.remedy) from None
+
+    return told if username else None
+
+
+def reveal(config: Config) -> Reveal:
+    """What the name of a secret stands for, asked of the vault that runs. VaultError."""
+    from appliance.vault import client
+
+    path = vault_socket(config)
+
+    async def told(name: VaultName) -> bytes:
+        return (await client.fetch(path, name.vault)).reveal()
+
+    return told
 
 
 def _session_of(config: Config, service: str) -> "MqttBus":
     return session(config, f"mw-{service}", will(service))
+
+
+def has_vault(config: Config) -> bool:
+    """One was made. Where this user may not look, there is one."""
+    from appliance.vault import chest, opening
+
+    try:
+        return chest.exists(config.paths.state / opening.FOLDER)
+    except StoreError:
+        return True
+
+
+def vault_socket(config: Config) -> Path:
+    from appliance.vault import protocol
+
+    return Path(config.vault.socket) if config.vault.socket else config.paths.run / protocol.SOCKET
+
+
+def check_secrets(config: Config, document: Document, names: Sequence[str]) -> None:
+    """ConfigError where secrets are named that no vault could hold: not this state's, nor one that runs elsewhere."""
+    for path, name in secrets.named(config):
+        if "vault" not in names and not has_vault(config) and not vault_socket(config).exists():
+            problem = f"'{name.vault}' is a secret's name, and there is no vault"
+            raise document.error(path, problem, f"millwright vault init, then millwright vault put {name.vault}")
+
+
+def _vault(config: Config, document: Document) -> Service:
+    from appliance import binding
+    from appliance.services.vault import Vault
+    from appliance.vault import opening
+    from appliance.vault.rules import Rules
+
+    owner, folder = os.geteuid(), config.paths.state / opening.FOLDER
+    rules = Rules(Path(config.vault.policy) if config.vault.policy else None, owner)
+
+    def stamp() -> list[tuple[str, int, int]]:
+        return [(one.name, (facts := one.stat()).st_mtime_ns, facts.st_ino) for one in sorted(folder.glob("vault.?"))]
+
+    return Vault(
+        _session_of(config, "vault"),
+        lambda: binding.unlock(config, document),
+        stamp,
+        vault_socket(config),
+        rules,
+        owner,
+        time.time_ns,
+    )
 
 
 def _broker(config: Config, _: Document) -> Service:
@@ -211,10 +297,28 @@ def _ingest(config: Config, document: Document) -> Service:
     from appliance.services.ingest import Ingest
     from appliance.services.strays import Strays
 
-    sources = [
-        (name, plugins.load("appliance.connectors", name).create(settings))
-        for name, settings in configured(document, config.connectors)
-    ]
+    sources = [(name, connector(name, settings, config)) for name, settings in configured(document, config.connectors)]
     for _, error in rivals(sources):
         raise document.error(("connectors",), error.message, error.remedy)
     return Ingest(_session_of(config, "ingest"), sources, time.time_ns, strays=Strays(session(config)))
+
+
+def connector(name: str, settings: Any, config: Config) -> "Connector":
+    """One that declares a secret among its settings is given the way to it: `create(settings, reveal)`. It asks when it
+    opens; where the vault does not answer, that is a ConnectorError, and it is opened again later."""
+    plugin = plugins.load("appliance.connectors", name)
+    asks = any(secrets.is_secret(field.type) for field in msgspec.structs.fields(plugin.Settings))
+    made: Connector = plugin.create(settings, _for_connectors(config)) if asks else plugin.create(settings)
+    return made
+
+
+def _for_connectors(config: Config) -> Reveal:
+    ask = reveal(config)
+
+    async def told(name: VaultName) -> bytes:
+        try:
+            return await ask(name)
+        except VaultError as error:
+            raise ConnectorError(error.message, error.remedy) from None
+
+    return told

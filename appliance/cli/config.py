@@ -151,7 +151,7 @@ def problems(config: "Config", document: "Document") -> list[ConfigError]:
 
 
 def _connectors(config: "Config", document: "Document") -> Iterator[ConfigError]:
-    from appliance import plugins
+    from appliance import assembly
     from appliance.connectors import configured, rivals
     from appliance.connectors.port import Connector, Foreseeable
 
@@ -162,7 +162,7 @@ def _connectors(config: "Config", document: "Document") -> Iterator[ConfigError]
         try:
             for index, (_, settings) in enumerate(configured(document, {name: table})):
                 place = ("connectors", name, str(index)) if isinstance(table, list) else ("connectors", name)
-                sources.append((name, plugins.load("appliance.connectors", name).create(settings)))
+                sources.append((name, assembly.connector(name, settings, config)))
                 places.append(place)
                 if isinstance(sources[-1][1], Foreseeable):
                     sources[-1][1].assets()

@@ -120,7 +120,7 @@ def _observe(config: Config, services: "list[Service]") -> "Picture":
     from appliance.services.picture import Picture
 
     picture = Picture(time.time_ns())
-    place = 1 if services and services[0].name == "broker" else 0
+    place = sum(service.name in ("vault", "broker") for service in services)
     services.insert(place, assembly.observer(config, picture, _tell))
     return picture
 

@@ -37,8 +37,11 @@ MINUTE = 60_000_000_000  # ns
 class Opening(Protocol):
     """An opened vault and its audit journal."""
 
-    custody: Custody
-    audit: AuditSink
+    @property
+    def custody(self) -> Custody: ...
+
+    @property
+    def audit(self) -> AuditSink: ...
 
     def close(self) -> None:
         """End the journal, forget the keys."""

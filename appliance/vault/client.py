@@ -24,10 +24,6 @@ CHUNK = 64 << 10
 START = "Start it with 'millwright run', or make one with 'millwright vault init'."
 
 
-class Silent(VaultError):
-    """Nobody listens there: no vault runs."""
-
-
 Ask = Callable[[Request], bytes]
 
 
@@ -72,6 +68,18 @@ class Asking:
 
     def close(self) -> None:
         """There is nothing to forget here."""
+
+
+def answers(path: Path) -> bool:
+    """Whether a vault runs there."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True  # there is one that this user may not ask, or that is busy
+    return True
 
 
 def by_socket(path: Path, answer_s: float = ANSWER_S) -> Asking:
@@ -167,7 +175,7 @@ def _given_by_root(folder: Path, uid: int) -> bool:
 
 def _explained(path: Path, error: Exception) -> VaultError:
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-        return Silent(f"no vault answers at {path}", START)
+        return VaultError(f"no vault answers at {path}", START)
     if isinstance(error, PermissionError):
         return VaultError(f"{path} is closed to this user", "Ask as root or as the vault's user, or see vault.socket.")
     if isinstance(error, TimeoutError):
