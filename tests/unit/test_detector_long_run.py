@@ -175,3 +175,13 @@ def test_what_happened_often_while_it_learned_is_normal() -> None:
     samples = slow(np.random.default_rng(12), 4000, *range(200, 4000, 400))
     found = alarms(feed(Detector(DetectorSettings(learn_rows=1500)), samples))
     assert [row for row in found if row >= 1500] == []
+
+
+def test_a_fault_that_comes_and_goes_stays_visible() -> None:
+    """A loose contact: every now and then a channel is gone for some rows. Nobody says a word; it is told each time."""
+    samples = noise(np.random.default_rng(13), 13_000)
+    begins = range(1000, 13_000, 600)
+    for begin in begins:
+        samples[begin : begin + 40, 1] = -30.0
+    found = alarms(feed(Detector(DetectorSettings()), samples))
+    assert [any(begin <= row < begin + 40 for row in found) for begin in begins] == [True] * len(begins)

@@ -2,8 +2,8 @@
 
 A learning period is short. What comes close to the threshold later, and is no alarm, widens the branch's unit a little;
 an alarm that ended by itself, with nothing left of it, widens that of the branch that raised it. Both have a bound, so
-that nothing real is ever unlearned. After a few such alarms the states between which the machine comes and goes (on and
-off, week and weekend) are known: its channels belong wherever they were seen. Where they belong does not move
+that nothing real is ever unlearned. After a few such alarms the state that the machine comes from and goes to (off, the
+weekend) is known, if it stayed there for several looks: what flickers never is. Where channels belong does not move
 otherwise, but for machines that have shown that they move.
 """
 
@@ -18,7 +18,6 @@ NEAR = 0.97  # of the threshold: how far what was let be may come
 WIDER = 1.3  # times the units, when a state that raised an alarm was accepted or has gone by itself
 WIDEST = 2.5  # times what was learned
 RETURNS = 4  # alarms that have ended by themselves: a machine that comes and goes between its states
-RECURRING = 4.0  # times WIDEST, for such a machine, as long as its states are not known
 LONG_NS = 8 * 3_600_000_000_000  # an alarm that stood for so long and ended by itself counts twice: a weekend, a night
 
 Bools = NDArray[np.bool_]
@@ -42,7 +41,7 @@ def widen(memory: Memory, index: Integers, settled: Bools) -> Bools:
     enough = np.where(lasting, np.maximum(memory.reached[index] / (THRESHOLD * NEAR), WIDER), WIDER)
     factor *= np.where(settled & (relieved == np.arange(BRANCHES)[:, None]), enough, 1.0)
     memory.returns[index] += np.where(relieved != NO_BRANCH, 1 + lasting, 0)
-    bound = np.where(recurs(memory, index) & ~memory.two[index], RECURRING, 1.0) * WIDEST * memory.learned[:, index]
+    bound = WIDEST * memory.learned[:, index]
     unit = memory.unit[:, index]
     memory.unit[:, index] = np.maximum(np.minimum(unit * factor, bound), unit)
     memory.relieved[index] = NO_BRANCH
