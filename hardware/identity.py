@@ -5,6 +5,7 @@ root; what exists but may not be read is named in `unreadable`. `root` is anothe
 """
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import re
@@ -87,14 +88,14 @@ class Box:
     def box_id(self, create: bool = False) -> str:
         """32 hex digits that stay as long as the box's secrets do, and give nothing of them away.
 
-        `create` makes the host secret where there is none yet; else that is a FileNotFoundError. OSError.
+        `create` makes the secrets where there are none yet; else a missing host secret is a FileNotFoundError. OSError.
         """
+        variable = self.uefi
+        uefi = (variable.create() if create else variable.read()) if variable else None
         host = self.host.create() if create else self.host.read()
         if host is None:
-            raise FileNotFoundError(2, "there is no host secret yet", self.host.what)
-        variable = self.uefi
-        uefi = variable.read() if variable else None
-        return hashlib.sha256(b"millwright/box-id/1\0" + (uefi or b"") + host).hexdigest()[:32]
+            raise FileNotFoundError(errno.ENOENT, "is not there yet", self.host.what)
+        return hashlib.sha256(b"millwright/box-id/1\0" + host + (uefi or b"")).hexdigest()[:32]
 
 
 def read(root: Path = Path("/"), permanent: Permanent | None = None) -> Facts:

@@ -59,7 +59,6 @@ _FACTORY_UUIDS = {
     "123456781234567890abcddeefaabbcc",
     "12345678123412341234123456789012",
     "1234567812345678901234567890abcd",
-    "4c4c4544000000000000000000000000",  # Dell, without its service tag
 }
 # Prefixes of addresses that chips have before a maker gives them one, and of hypervisors' defaults.
 _FACTORY_ADDRESSES = {
@@ -213,6 +212,8 @@ def _junk_uuid(digits: str) -> str:
         return "not a UUID"
     if digits in _FACTORY_UUIDS:
         return "a well-known filler"
+    if digits.startswith("4c4c4544"):
+        return "made of the service tag (Dell)"
     words = (digits[at : at + 4] for at in range(0, 32, 4))
     if all("00" in (word[:2], word[2:]) for word in words):  # 03000200-0400-0500-0006-000700080009 and its kin
         return "it counts up: a filler"

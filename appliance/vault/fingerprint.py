@@ -40,6 +40,7 @@ SECRETS = ("host", "uefi")
 
 MIN_MEMORY_KIB, MAX_MEMORY_KIB = 8 << 10, 256 << 10
 MAX_ITERATIONS = 8
+MAX_WORK_KIB = 512 << 10  # memory times iterations, of one try
 _CHECKSUM_BYTES = 8
 _HEADER_BYTES = 2048
 _TEXT_BYTES = 160  # 40 characters of up to four bytes
@@ -178,8 +179,8 @@ def _decode_header(raw: bytes) -> Header:
 def _decode_cost(reader: Reader) -> Cost:
     reader.array(2)
     cost = Cost(reader.number(MAX_MEMORY_KIB), reader.number(MAX_ITERATIONS))
-    if cost.memory_kib < MIN_MEMORY_KIB or cost.iterations < 1:
-        raise SealError(f"a cost of {cost.memory_kib} KiB and {cost.iterations} rounds is too low to be ours")
+    if cost.memory_kib < MIN_MEMORY_KIB or not 0 < cost.iterations * cost.memory_kib <= MAX_WORK_KIB:
+        raise SealError(f"{cost.memory_kib} KiB in {cost.iterations} rounds are too little or too much to be ours")
     return cost
 
 

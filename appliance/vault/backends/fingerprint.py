@@ -133,7 +133,7 @@ class Fingerprint:
             unlocked = fingerprint.unlock(blob, self._read_secrets(wanted), candidates(facts.facts))
         except BindingError as error:
             raise BindingError(error.message + _unseen(facts), error.remedy) from None
-        warnings = _warnings(unlocked)
+        warnings = _warnings(unlocked, self._uefi is not None and "uefi" not in wanted)
         return Opened(Secret(unlocked.key), warnings, reseal=bool(warnings))
 
     def latch(self) -> None:
@@ -184,10 +184,12 @@ def _unseen(facts: BoxFacts) -> str:
     return f"; may not be read by this user: {', '.join(facts.unreadable)}" if facts.unreadable else ""
 
 
-def _warnings(unlocked: Unlocked) -> tuple[str, ...]:
+def _warnings(unlocked: Unlocked, uefi_unused: bool) -> tuple[str, ...]:
     told = [f"{slot.words} is not the one the vault was sealed with" for slot in unlocked.changed]
     if unlocked.damaged:
         told.append("the box's binding was damaged in part")
+    if uefi_unused:
+        told.append("the vault was sealed without a secret in the UEFI variables, and this box can have one")
     return tuple(told)
 
 
@@ -196,7 +198,7 @@ def _promise(uefi: bool, hypervisor: str) -> Promise:
     does_not = [
         "root on this box, now or later: there is no latch, and root reads every part",
         "the whole box, stolen",
-        "parts that were noted down: serial numbers stand on labels and in logs, network addresses are sent to everybody",
+        "parts that were noted down: serial numbers stand on labels and in logs, addresses are sent to everybody",
     ]
     if uefi and not hypervisor:
         return Promise(20, ("a stolen disk", *protects), tuple(does_not))
