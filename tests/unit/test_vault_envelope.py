@@ -91,6 +91,15 @@ def refused(place: Place, record: bytes, key: bytes = KEY) -> None:
         envelope.open(key, place, record)
 
 
+@pytest.mark.parametrize(("field", "sizes"), [(3, (0, 31, 33)), (4, (0, 31, 33)), (5, (0, 15, MAX_SECRET_BYTES + 17))])
+def test_a_string_of_another_size_is_refused_where_it_stands(field: int, sizes: tuple[int, ...]) -> None:
+    fields = cbor2.loads(envelope.seal(SUITES[0], KEY, PLACE, b"plaintext"))
+    for size in sizes:
+        fields[field] = bytes(size)
+        with pytest.raises(SealError, match=f"^{size} bytes where"):
+            envelope.read(cbor2.dumps(fields))
+
+
 def test_the_error_names_the_record_and_what_to_do_and_nothing_of_what_it_holds() -> None:
     record = envelope.seal(SUITES[0], KEY, PLACE, b"correct horse")
     with pytest.raises(SealError) as caught:

@@ -87,6 +87,10 @@ def test_another_form_is_refused(kind: Kind) -> None:
     for data in forms:
         with pytest.raises(SealError):
             hpke.unwrap(private, data, b"")
+    room = {"x25519": 32, "mlkem768-x25519": 1120}[kind] + 16
+    for size in (room, room + MAX_KEY_BYTES + 1):
+        with pytest.raises(SealError, match=f"^{size} bytes where {room + 1} to {room + MAX_KEY_BYTES} stand"):
+            hpke.unwrap(private, cbor2.dumps([form, number, bytes(size)]), b"")
     assert hpke.unwrap(private, wrapped, b"") == KEY
 
 
@@ -101,7 +105,7 @@ def test_the_other_kind_of_recovery_key_is_named() -> None:
 def test_keys_that_are_none_are_refused(kind: Kind, harm: bytes | int) -> None:
     """Random bytes, or the right ones cut."""
     private, public = RECIPIENTS[kind]
-    for right, use in ((private, lambda key: hpke.unwrap(key, b"", b"")), (public, hpke.kind_of)):
+    for right, use in ((private, hpke.public_of), (public, hpke.kind_of)):
         key = harm if isinstance(harm, bytes) else right[: harm % len(right)]
         with pytest.raises(SealError):
             use(key)

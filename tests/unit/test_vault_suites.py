@@ -58,7 +58,8 @@ def test_a_flipped_bit_anywhere_opens_nothing(suite: Suite) -> None:
 def test_whatever_is_cut_or_longer_opens_nothing(suite: Suite) -> None:
     sealed = suite.seal(KEY, b"plaintext", b"place")
     for size in range(len(sealed)):
-        refused(suite, KEY, sealed[:size], b"place")
+        with pytest.raises(SealError, match="too few or too many" if size < OVERHEAD_BYTES else "altered|fit"):
+            suite.open(KEY, sealed[:size], b"place")
         refused(suite, KEY, sealed[len(sealed) - size :], b"place")
     refused(suite, KEY, sealed + b"\0", b"place")
     refused(suite, KEY, sealed[:BODY] + sealed, b"place")
@@ -191,7 +192,8 @@ def test_what_is_out_of_bounds_is_not_taken(suite: Suite, monkeypatch: pytest.Mo
     sealed = suite.seal(KEY, bytes(1000), b"")
     with pytest.raises(VaultError, match="1001 bytes are more than can be sealed at once, 1000"):
         suite.seal(KEY, bytes(1001), b"")
-    refused(suite, KEY, sealed + b"\0", b"")
+    with pytest.raises(SealError, match="1081 bytes are too few or too many"):
+        suite.open(KEY, sealed + b"\0", b"")
 
 
 def test_suites_are_found_by_number_and_name() -> None:
