@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from appliance.inference.models import Bundle
     from appliance.inference.policy import Terms
     from appliance.inference.port import Backend
+    from appliance.services.admission import Admission
     from appliance.services.observe import Observer
     from appliance.services.picture import Change, Picture
     from hardware.accelerators import Accelerator
@@ -151,6 +152,9 @@ def check_secrets(config: Config, document: Document, names: Sequence[str]) -> N
         if "vault" not in names and not has_vault(config) and not vault_socket(config).exists():
             problem = f"'{name.vault}' is a secret's name, and there is no vault"
             raise document.error(path, problem, f"millwright vault init, then millwright vault put {name.vault}")
+    if config.broker.tls_port and "broker" in names and not (has_vault(config) or vault_socket(config).exists()):
+        problem = "the certificates of broker.tls_port are kept in a vault, and there is none"
+        raise document.error(("broker", "tls_port"), problem, "millwright vault init, or tls_port = 0")
 
 
 def _vault(config: Config, document: Document) -> Service:
@@ -167,7 +171,7 @@ def _vault(config: Config, document: Document) -> Service:
 
     return Vault(
         _session_of(config, "vault"),
-        lambda: binding.unlock(config, document),
+        lambda: binding.unlock(config, document, latch=config.vault.latch),
         stamp,
         vault_socket(config),
         rules,
@@ -179,7 +183,15 @@ def _vault(config: Config, document: Document) -> Service:
 def _broker(config: Config, _: Document) -> Service:
     from appliance.bus.broker import MosquittoBroker
 
-    return MosquittoBroker(config.paths, config.broker)
+    return MosquittoBroker(config.paths, config.broker, admission(config).door if config.broker.tls_port else None)
+
+
+def admission(config: Config) -> "Admission":
+    """Who may come in from outside; its keys are asked of the vault that runs."""
+    from appliance.services.admission import Admission
+    from appliance.vault import client
+
+    return Admission(client.by_socket(vault_socket(config)), config.paths.state, config.broker, time.time_ns)
 
 
 def _record(config: Config, _: Document) -> Service:

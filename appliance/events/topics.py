@@ -86,6 +86,11 @@ def everything(kind: Kind) -> str:
     return f"{ROOT}/{kind.value}/#"
 
 
+def of_asset(kind: Kind, asset: str) -> tuple[str, str]:
+    """The filters of an asset's messages of a kind, and of all below it."""
+    return topic(kind, asset), f"{topic(kind, asset)}/#"
+
+
 def commands_of(service: str) -> str:
     """The filter of all commands to a service."""
     return f"{ROOT}/{Kind.COMMAND.value}/{service}/#"

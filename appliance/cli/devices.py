@@ -1,0 +1,149 @@
+"""`millwright devices`: who may reach this box over TLS. Certify, list and revoke devices.
+
+millwright devices certify pump-3 --asset line1/pump --out pump-3/    key, certificate and authority for the device
+millwright devices certify plc-7 --asset line2/press --request plc-7.csr --out plc-7/    the key stays on the device
+millwright devices certify scada --subscribe 'mw/v1/#' --out scada/
+millwright devices revoke pump-3
+
+The listener is opened by `broker.tls_port`; certificates come from the box's own authority, whose key is in its vault.
+"""
+
+import argparse
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from appliance.cli import instance
+from appliance.errors import ConfigError, EventError, StoreError
+
+if TYPE_CHECKING:
+    from appliance.config.schema import Config
+    from appliance.services.admission import Admission, Given
+    from appliance.vault.certificates.registry import Device
+
+MAX_REQUEST_BYTES = 64 << 10
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "devices",
+        help="who may reach this box over TLS",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    certify = verbs.add_parser("certify", help="admit a device, or renew its certificate and rights")
+    certify.add_argument("name", metavar="NAME", help="small letters, digits, '.', '_', '-'")
+    certify.add_argument("--asset", action="append", default=[], help="it sends readings of this asset and all below")
+    certify.add_argument("--publish", action="append", default=[], metavar="FILTER", help="and may publish here")
+    certify.add_argument("--subscribe", action="append", default=[], metavar="FILTER", help="and may listen here")
+    certify.add_argument("--request", type=Path, metavar="FILE", help="a certificate request (PEM) with its own key")
+    certify.add_argument("--days", type=_days, default=397, help="how long the certificate holds (%(default)s)")
+    certify.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write what it is given")
+    certify.set_defaults(run=run_certify)
+    revoke = verbs.add_parser("revoke", help="a device is let in no longer")
+    revoke.add_argument("name", metavar="NAME")
+    revoke.set_defaults(run=run_revoke)
+    listing = verbs.add_parser("list", help="the devices that were certified")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=run_list)
+
+
+def run_certify(args: argparse.Namespace) -> int:
+    from appliance.services.admission import rights
+
+    config, _ = instance.configuration(args)
+    try:
+        device = rights(args.name, args.asset, _filters(args.publish), _filters(args.subscribe))
+    except EventError as error:
+        raise ConfigError(f"--asset: {error}", "Write it as in line1/pump.") from error
+    if not (device.publish or device.subscribe):
+        raise ConfigError(f"'{args.name}' would be allowed nothing", "Name what it does with --asset or --subscribe.")
+    given = _admission(config).certify(device, _request(args.request), args.days)
+    for path in _hand_out(given, args.out):
+        print(f"wrote {path}")
+    if not config.broker.tls_port:
+        print("The box does not listen for it yet: set broker.tls_port, 8883 is usual.")
+    return 0
+
+
+def run_revoke(args: argparse.Namespace) -> int:
+    config, _ = instance.configuration(args)
+    _admission(config).revoke(args.name)
+    print(f"{args.name} may do nothing any more; a running broker follows within seconds.")
+    return 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    from appliance.services.words import json_text
+
+    config, _ = instance.configuration(args)
+    devices = _admission(config).devices()
+    if args.json:
+        print(json_text({"devices": [_plain(device) for device in devices]}))
+        return 0
+    for device in devices:
+        state = "revoked" if device.revoked else f"until {_date(device.until)}"
+        print(f"{device.name:<24}{state:<20}{', '.join((*device.publish, *device.subscribe))}".rstrip())
+    if not devices:
+        print("No device was certified yet: millwright devices certify NAME --asset ASSET --out FOLDER")
+    return 0
+
+
+def _admission(config: "Config") -> "Admission":
+    from appliance import assembly
+
+    return assembly.admission(config)
+
+
+def _filters(filters: list[str]) -> list[str]:
+    for one in filters:
+        levels = one.split("/")
+        if not one.isprintable() or "#" in levels[:-1] or any("#" in s or "+" in s for s in levels if len(s) > 1):
+            raise ConfigError(f"'{one}' is no topic filter", "Write it as in mw/v1/alarm/# or mw/v1/+/line1/pump.")
+    return filters
+
+
+def _request(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_REQUEST_BYTES)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}", "Name a certificate request.") from error
+
+
+def _hand_out(given: "Given", folder: Path) -> list[Path]:
+    """Keys are closed to others. StoreError where a file is there already: it may be the only copy of a key."""
+    contents = {"certificate.pem": given.certificate, "ca.pem": given.authority}
+    if given.key:
+        contents["key.pem"] = given.key.reveal()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, content in contents.items():
+            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be used: {error.strerror}", "Name a new folder with --out.") from error
+    return [folder / name for name in contents]
+
+
+def _plain(device: "Device") -> dict[str, Any]:
+    import msgspec
+
+    plain: dict[str, Any] = msgspec.to_builtins(device)
+    return plain
+
+
+def _days(text: str) -> int:
+    days = int(text)
+    if not 1 <= days <= 36_500:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of days from 1 to 36500")
+    return days
+
+
+def _date(at: int) -> str:
+    return f"{datetime.fromtimestamp(at / 1e9, UTC):%Y-%m-%d}"
