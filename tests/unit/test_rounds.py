@@ -45,6 +45,19 @@ class Plant:
             found += self.rounds.walk(self.now)
         return found
 
+    def pass_without(self, seconds: int, *absent: str, every: int = 0) -> list[Finding]:
+        """With readings that lack channels; `every` so many seconds they come all the same."""
+        found: list[Finding] = []
+        for second in range(seconds):
+            self.now += SECOND
+            values = {"a": float(self.noise.normal()), "b": float(self.noise.normal()), "setpoint": 4.0}
+            if not every or second % every:
+                values = {name: value for name, value in values.items() if name not in absent}
+            self.detector.push(PUMP, Reading(self.now, values))
+            self.detector.judge()
+            found += self.rounds.walk(self.now)
+        return found
+
     def restart(self) -> None:
         """As after a restart of the service."""
         learned, seen = self.detector.snapshot(), self.rounds.snapshot()
@@ -87,6 +100,48 @@ def test_a_pause_becomes_a_habit(pause: str, told: int) -> None:
             plant.rounds.accept(PUMP, MISSING)
         plant.pass_time(100, setpoint=4.0)
     assert len(found) == told
+
+
+def test_a_channel_that_stays_away_is_missed_by_its_name_until_it_returns() -> None:
+    plant = Plant()
+    plant.pass_time(100, setpoint=4.0)
+    assert plant.pass_without(55, "a") == []
+    (missing,) = plant.pass_without(200, "a")
+    assert (missing.condition, missing.cause, missing.severity) == (MISSING, "a", Severity.WARNING)
+    assert missing.why == "no a for 61 s; usually one every 0.99 s"
+    plant.restart()
+    assert plant.pass_without(100, "a") == []
+    (both,) = plant.pass_without(100, "a", "b")
+    assert both.why.startswith("no a and 1 other channels for")
+    assert plant.pass_time(5, setpoint=4.0)[-1] == Finding(PUMP, MISSING)
+
+
+def test_an_asset_and_its_channel_that_stay_away_are_one_alarm() -> None:
+    plant = Plant()
+    plant.pass_time(100, setpoint=4.0)
+    plant.pass_without(100, "a")
+    (silent,) = plant.pass_time(200)
+    assert silent.why.startswith("no reading for")
+    (partly,) = plant.pass_without(5, "a")
+    assert partly.why.startswith("no a for")
+    assert plant.pass_time(5, setpoint=4.0) == [Finding(PUMP, MISSING)]
+
+
+def test_a_channel_that_comes_with_every_tenth_row_is_not_missed() -> None:
+    plant = Plant()
+    assert plant.pass_without(600, "a", every=10) == []
+    (missing,) = plant.pass_without(300, "a")
+    assert missing.cause == "a"
+
+
+def test_a_channel_that_was_taken_away_is_not_missed_once_that_is_normal() -> None:
+    plant = Plant()
+    plant.pass_time(100, setpoint=4.0)
+    plant.pass_without(100, "a")
+    plant.rounds.accept(PUMP, MISSING)
+    assert plant.pass_without(2000, "a") == []
+    plant.pass_time(100, setpoint=4.0)
+    assert [one.cause for one in plant.pass_without(100, "a")] == ["a"]
 
 
 def test_a_channel_that_stands_still_is_told_and_a_setpoint_never() -> None:

@@ -82,7 +82,7 @@ class Habits(Columns):
 
 
 class Silence(Columns):
-    """Of each asset: for how long it has said nothing."""
+    """Of each asset, or channel: for how long it has said nothing."""
 
     FILLS: ClassVar[dict[str, tuple[str, tuple[int, ...], float]]] = {
         "silent_s": ("<f8", (), 0.0),
@@ -110,9 +110,8 @@ class Silence(Columns):
         limit: Floats = np.maximum(np.maximum(PATIENCE_S, PERIODS * self.period_s), PAUSES * self.longest_s)
         return limit
 
-    def step(self, gained: Integers, step_s: float, known: Bools) -> Integers:
-        """The assets whose state of being told has changed. `gained` rows each in `step_s`; only `known` ones are
-        missed."""
+    def step(self, gained: Integers, step_s: float | Floats, known: Bools) -> Integers:
+        """Those whose state of being told has changed. `gained` rows each in `step_s`; only `known` ones are missed."""
         self.silent_s += step_s
         back = np.flatnonzero(gained)
         before = self.told.copy()
@@ -126,7 +125,8 @@ class Silence(Columns):
         self.told[place] = False
 
     def _hear(self, back: Integers, rows: Floats) -> None:
-        pause, told = self.silent_s[back], self.told[back]
+        told = self.told[back]
+        pause = np.where(self.rows[back] > 0.0, self.silent_s[back], 0.0)  # a stranger has not been away
         self.rows[back] = np.minimum(self.rows[back] + rows, _SETTLING)
         share = np.minimum(rows / self.rows[back], 1.0)
         self.period_s[back] += np.where(told, 0.0, (pause / rows - self.period_s[back]) * share)

@@ -81,6 +81,7 @@ class Rounds:
         self._limits = list(limits)
         self._places = Places(memory)
         self._own, self._silence, self._still, self._range = Assets(), Silence(), Stillness(), Range()
+        self._absence = Silence()  # of channels, while their assets are heard
         self._trends = Trends()
         self._told: dict[str, dict[str, str]] = {}  # asset -> condition -> why
         self._estimates: dict[str, float] = {}  # asset -> moment (s) at which wear was last said to reach its limit
@@ -120,6 +121,8 @@ class Rounds:
         channels = np.arange(self._places.first[place], self._places.first[place] + self._places.width[place])
         if condition == MISSING:
             self._silence.accept(place)
+            gone = channels[self._absence.told[channels]]
+            self._absence.told[gone], self._absence.rows[gone] = False, 0  # strangers until they are heard again
         if condition == FLAT:
             self._still.accept(channels)
         if condition in (WEAR, "anomaly"):
@@ -181,7 +184,11 @@ class Rounds:
                 raise ValueError(f"version {saved.version}")
             counts = len(saved.assets), sum(len(channels) for _, channels in saved.assets)
             for name, table in self._tables().items():
-                table.load(saved.tables[name], counts[name not in _OF_ASSETS])
+                count = counts[name not in _OF_ASSETS]
+                if name in saved.tables or name not in _LATER:
+                    table.load(saved.tables[name], count)
+                else:
+                    table.rearrange(np.full(count, -1))
         except (msgspec.DecodeError, KeyError, ValueError) as error:
             raise InferenceError(
                 f"what the rounds over the assets had learned cannot be read: {error}",
@@ -195,6 +202,8 @@ class Rounds:
             "assets": self._own,
             "silence": self._silence,
             "pauses": self._silence.habits,
+            "absence": self._absence,
+            "absences": self._absence.habits,
             "clocks": self._trends.clocks,
             "still": self._still,
             "repetitions": self._still.habits,
@@ -209,6 +218,7 @@ class Rounds:
             return
         self._own.rearrange(source.assets)
         self._silence.rearrange(source.assets)
+        self._absence.rearrange(source.channels)
         self._still.rearrange(source.channels)
         self._range.rearrange(source.channels)
         self._trends.rearrange(source.assets, source.channels)
@@ -248,15 +258,44 @@ class Rounds:
             self._range.step(channels[limited], values[1:, limited], new[:, limited])
 
     def _find_missing(self, rows: Integers, gained: Integers, step_s: float) -> Iterable[Finding]:
-        silence = self._silence
-        for place in silence.step(gained, step_s, rows >= self._settings.collect_rows).tolist():
-            name = self._places.names[place]
-            if silence.told[place]:
-                for_s, usual_s = silence.silent_s[place], silence.period_s[place]
-                why = f"no reading for {span_text(for_s)}; usually one every {span_text(usual_s)}"
-                yield self._tell(Finding(name, MISSING, why, value=for_s, limit=float(silence.limit_s()[place])))
-            else:
-                yield self._tell(Finding(name, MISSING))
+        silence, absence = self._silence, self._absence
+        heard_after_s = np.where(gained > 0, silence.silent_s + step_s, 0.0)
+        changed = silence.step(gained, step_s, rows >= self._settings.collect_rows).tolist()
+        known = absence.rows >= self._settings.collect_rows
+        slots = absence.step(self._came(gained), np.repeat(heard_after_s, self._places.width), known).tolist()
+        for place in dict.fromkeys([*changed, *(self._places.owner(slot) for slot in slots)]):
+            found = self._missing(place)
+            if found.why != self._told.get(found.asset, {}).get(MISSING, ""):
+                yield self._tell(found)
+
+    def _came(self, gained: Integers) -> Integers:
+        """[channels] Of each asset's new rows those up to the last one that had the channel."""
+        came: Integers = np.repeat(gained, self._places.width)
+        for place, asset in enumerate(self._places.assets):
+            if asset.missing or asset.away:
+                first = self._places.first[place]
+                for name, rows in asset.missing.items():
+                    came[first + asset.columns[name]] = max(gained[place] - rows, 0)
+                for name in asset.away:
+                    came[first + asset.columns[name]] = 0
+        return came
+
+    def _missing(self, place: int) -> Finding:
+        """What is missing of an asset: all of it, or some channels, or nothing."""
+        name, table, worst = self._places.names[place], self._silence, place
+        if self._silence.told[place]:
+            what, cause = "no reading", ""
+        else:
+            first, table = int(self._places.first[place]), self._absence
+            gone = np.flatnonzero(table.told[first : first + int(self._places.width[place])])
+            if not gone.size:
+                return Finding(name, MISSING)
+            worst, channels = first + int(gone[0]), self._places.channels[place]
+            cause = channels[gone[0]]
+            what = f"no {cause}" if gone.size == 1 else f"no {cause} and {gone.size - 1} other channels"
+        for_s, usual_s = float(table.silent_s[worst]), float(table.period_s[worst])
+        why = f"{what} for {span_text(for_s)}; usually one every {span_text(usual_s)}"
+        return Finding(name, MISSING, why, cause, value=for_s, limit=float(table.limit_s()[worst]))
 
     def _find_flat(self) -> Iterable[Finding]:
         still = self._still
@@ -395,4 +434,5 @@ class Rounds:
         return finding
 
 
+_LATER = ("absence", "absences")  # a release before this one did without
 _OF_ASSETS = ("assets", "silence", "pauses", "clocks")
