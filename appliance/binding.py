@@ -67,11 +67,11 @@ class Box:
         return made
 
 
-def unlock(config: Config, document: Document) -> "OpenVault":
+def unlock(config: Config, document: Document, *, latch: bool = False) -> "OpenVault":
     """VaultError, with the remedy, where it does not open; StoreError where another process has it open."""
     box = Box(config, document)
     counters = box.counter(), box.audit_counter()
-    return opening.unlock(box.folder, box.backends(), *counters, time.time_ns, config.vault.latch)
+    return opening.unlock(box.folder, box.backends(), *counters, time.time_ns, latch)
 
 
 def _tpm() -> Candidate:

@@ -5,5 +5,16 @@ imports what is slow to import inside `run`: the help must not wait for it.
 """
 
 SHARED = frozenset(
-    {"accelerators", "findings", "instance", "measuring", "quantising", "screen"}
+    {
+        "accelerators",
+        "auditing",
+        "custody",
+        "findings",
+        "instance",
+        "measuring",
+        "quantising",
+        "recovery",
+        "screen",
+        "vaultcheck",
+    }
 )  # files here that commands share and that are none themselves

@@ -301,6 +301,12 @@ def time_of_day(scene: Scene) -> Iterator[Finding]:
         yield Finding("clock", "ok", f"plausible, synchronised ({facts.source})")
 
 
+def vault(scene: Scene) -> Iterator[Finding]:
+    from appliance.cli import vaultcheck
+
+    yield from vaultcheck.found(scene)
+
+
 def devices(scene: Scene) -> Iterator[Finding]:
     """What may compute. A device that this machine does not have is no fault unless the configuration wants it."""
     device = scene.config.detect.device
@@ -348,6 +354,7 @@ CHECKS: tuple[Check, ...] = (
     services,
     drops,
     time_of_day,
+    vault,
     devices,
     temperature,
 )

@@ -35,6 +35,8 @@ class Desk:
         """The body of an answer. VaultError."""
         if request.verb in _NEEDS:
             check_name(request.name)
+        if request.verb in (Verb.PUT, Verb.REMOVE) and request.name.startswith(OWN):
+            raise VaultError(f"'{request.name}' is the vault's own", "Choose another namespace.")
         self._permit(peer, request)
         try:
             body = self._do(peer, request)
