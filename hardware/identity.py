@@ -88,14 +88,27 @@ class Box:
     def box_id(self, create: bool = False) -> str:
         """32 hex digits that stay as long as the box's secrets do, and give nothing of them away.
 
-        `create` makes the secrets where there are none yet; else a missing host secret is a FileNotFoundError. OSError.
+        `create` makes the secrets where there are none yet, the UEFI variable only where this user may; else a missing
+        host secret is a FileNotFoundError. OSError.
         """
         variable = self.uefi
-        uefi = (variable.create() if create else variable.read()) if variable else None
+        uefi = _existing_or_made(variable, create) if variable else None
         host = self.host.create() if create else self.host.read()
         if host is None:
             raise FileNotFoundError(errno.ENOENT, "is not there yet", self.host.what)
         return hashlib.sha256(b"millwright/box-id/1\0" + host + (uefi or b"")).hexdigest()[:32]
+
+
+def _existing_or_made(variable: Variable, create: bool) -> bytes | None:
+    there = variable.read()
+    if there is not None or not create:
+        return there
+    try:
+        return variable.create()
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return None
+        raise
 
 
 def read(root: Path = Path("/"), permanent: Permanent | None = None) -> Facts:

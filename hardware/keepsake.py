@@ -80,8 +80,9 @@ class Variable:
         return f"the UEFI variable {VARIABLE}"
 
     def read(self) -> bytes | None:
-        if not self._folder.is_dir():
-            raise OSError(errno.ENOENT, "efivarfs is not mounted", str(self._folder))
+        # Without efivarfs the kernel leaves an empty folder; every firmware has variables of its own.
+        if not self._folder.is_dir() or not any(self._folder.iterdir()):
+            raise OSError(errno.ENODEV, "efivarfs is not mounted", str(self._folder))
         try:
             with self._path.open("rb") as file:
                 raw = file.read(len(ATTRIBUTES) + BYTES + 1)

@@ -12,6 +12,7 @@ from hardware.identity import Box
 
 MACHINES = Path(__file__).parent / "machines"
 NAMES = sorted(path.stem for path in MACHINES.glob("*.toml"))
+EFIVARS = "sys/firmware/efi/efivars"
 HOST_SECRET = "var/lib/millwright/vault/host-secret"
 
 
@@ -44,7 +45,7 @@ def lay(machine: dict[str, Any], root: Path) -> Path:
     for number, module in enumerate(machine["modules"].values()):
         write(root / f"sys/firmware/dmi/entries/17-{number}/raw", _module(**module))
     if machine["uefi"]:
-        (root / "sys/firmware/efi/efivars").mkdir(parents=True)
+        write(root / EFIVARS / "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", b"\x06\0\0\0\1")
     return root
 
 

@@ -1,9 +1,12 @@
 """What a box says of itself, and the secrets it keeps: read from machines laid out as file trees, and from this one."""
 
+import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,19 @@ def named(facts: Facts) -> list[tuple[str, str]]:
 
 def values(facts: Facts, kind: str) -> list[str]:
     return [fact.value for fact in facts.facts if fact.kind == kind]
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Root may do everything: not root for as long as the block lasts."""
+    was_root = os.geteuid() == 0
+    try:
+        if was_root:
+            os.seteuid(65534)
+        yield
+    finally:
+        if was_root:
+            os.seteuid(0)
 
 
 # ---- facts ---------------------------------------------------------------------------------------------------------
@@ -99,14 +115,8 @@ def test_what_may_not_be_read_is_named() -> None:
         secret = root / "sys/class/dmi/id/product_uuid"
         secret.chmod(0o000)
         Path(folder).chmod(0o755)
-        was_root = os.geteuid() == 0
-        try:
-            if was_root:
-                os.seteuid(65534)  # root may read everything
+        with another_user():
             facts = identity.read(root)
-        finally:
-            if was_root:
-                os.seteuid(0)
     assert facts.unreadable == ("/sys/class/dmi/id/product_uuid",)
     assert values(facts, "system-uuid") == []
 
@@ -165,16 +175,22 @@ def test_a_damaged_host_secret_is_never_made_anew(content: bytes, tmp_path: Path
 # ---- the UEFI variable ---------------------------------------------------------------------------------------------
 
 
-def test_a_variable_carries_its_attributes(tmp_path: Path) -> None:
-    made = Variable(tmp_path).create()
-    raw = (tmp_path / VARIABLE).read_bytes()
+@pytest.fixture
+def efivars(tmp_path: Path) -> Path:
+    (tmp_path / "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"\x06\0\0\0\1")
+    return tmp_path
+
+
+def test_a_variable_carries_its_attributes(efivars: Path) -> None:
+    made = Variable(efivars).create()
+    raw = (efivars / VARIABLE).read_bytes()
     assert raw == ATTRIBUTES + made == b"\x07\0\0\0" + made
-    assert Variable(tmp_path).create() == Variable(tmp_path).read() == made
+    assert Variable(efivars).create() == Variable(efivars).read() == made
 
 
-def test_a_variable_that_linux_made_immutable(tmp_path: Path) -> None:
+def test_a_variable_that_linux_made_immutable(efivars: Path) -> None:
     """On a file system without such flags it is as any other file."""
-    variable, path = Variable(tmp_path), tmp_path / VARIABLE
+    variable, path = Variable(efivars), efivars / VARIABLE
     path.touch(0o644)  # made, never written: the firmware knows nothing of it
     keepsake._set_immutable(path, True)
     made = variable.create()
@@ -190,16 +206,18 @@ def test_a_variable_that_linux_made_immutable(tmp_path: Path) -> None:
     variable.remove()
 
 
-def test_a_variable_where_efivarfs_is_not_mounted(tmp_path: Path) -> None:
-    for attempt in (Variable(tmp_path / "none").read, Variable(tmp_path / "none").create):
-        with pytest.raises(OSError, match="efivarfs is not mounted"):
-            attempt()
+def test_a_variable_where_efivarfs_is_not_mounted(efivars: Path) -> None:
+    (efivars / "empty").mkdir()  # as the kernel leaves it
+    for folder in (efivars / "none", efivars / "empty"):
+        for attempt in (Variable(folder).read, Variable(folder).create):
+            with pytest.raises(OSError, match="efivarfs is not mounted"):
+                attempt()
 
 
-def test_a_damaged_variable_is_never_made_anew(tmp_path: Path) -> None:
-    (tmp_path / VARIABLE).write_bytes(ATTRIBUTES + b"short")
+def test_a_damaged_variable_is_never_made_anew(efivars: Path) -> None:
+    (efivars / VARIABLE).write_bytes(ATTRIBUTES + b"short")
     with pytest.raises(OSError, match="holds 5 bytes, not 32"):
-        Variable(tmp_path).create()
+        Variable(efivars).create()
 
 
 # ---- the box's id --------------------------------------------------------------------------------------------------
@@ -220,3 +238,17 @@ def test_a_box_without_uefi_has_an_id(tmp_path: Path) -> None:
     one, other = boxes.box("router", tmp_path / "one"), boxes.box("router", tmp_path / "other")
     assert one.uefi is None
     assert one.box_id(create=True) != other.box_id(create=True)
+
+
+def test_who_may_not_write_the_firmware_has_an_id_of_the_host_secret_alone() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = boxes.lay(boxes.table("mini_pc"), Path(folder))
+        Path(folder).chmod(0o755)
+        made = boxes.at(root).host.create()
+        boxes.at(root).host._path.chmod(0o644)
+        (root / "var/lib/millwright/vault").chmod(0o755)
+        (root / boxes.EFIVARS).chmod(0o555)
+        with another_user():
+            number = boxes.at(root).box_id(create=True)
+        (root / boxes.EFIVARS).chmod(0o755)
+    assert number == hashlib.sha256(b"millwright/box-id/1\0" + made).hexdigest()[:32]

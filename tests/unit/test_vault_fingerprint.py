@@ -1,9 +1,12 @@
 """k of n parts and the box's secrets open a key, and nothing else does; hostile blobs cost nothing."""
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import cbor2
 import pytest
@@ -302,3 +305,24 @@ def test_every_subset_has_one_wrap() -> None:
 )
 def test_a_small_box_is_asked_for_less(memory_kib: int, cost_kib: int) -> None:
     assert affordable(memory_kib) == Cost(cost_kib, 2)
+
+
+STARVED = """
+import resource
+from pathlib import Path
+from appliance.errors import BindingError
+from appliance.vault import fingerprint
+secrets = {"host": b"h" * 32}
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+blob = fingerprint.seal(bytes(32), secrets, [], 0, bytes(32))
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (16 << 20),) * 2)
+try:
+    fingerprint.unlock(blob, secrets, [])
+except BindingError as error:
+    print(error.message)
+"""
+
+
+def test_a_box_without_memory_says_so(repository: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", STARVED], cwd=repository, capture_output=True, text=True, check=True)
+    assert run.stdout == "there are no 64 MiB of memory to open the vault with\n"
