@@ -142,6 +142,30 @@ def test_without_any_device_the_level_judges_alone_and_says_so() -> None:
     assert detector.describe()["model_trouble"] == "the accelerator is gone"
 
 
+@pytest.mark.parametrize("lost", [range(1, 600), range(800, 900)], ids=["while it learns", "later"])
+def test_a_model_that_failed_for_a_while_judges_again(lost: range) -> None:
+    """What it was to learn meanwhile it learns later; until then the others judge alone."""
+
+    class Faltering(Cosines):
+        row = 0
+
+        def __call__(self, windows: Tensor) -> Tensor:
+            if self.row in lost:
+                raise DeviceError("the accelerator does not answer")
+            return super().__call__(windows)
+
+    model, samples = Faltering(), machine(3000)
+    row = np.arange(3000)
+    samples[:, 2] = np.sin(2.0 * np.pi * row / np.where(row < 2500, 40, 14)) + 0.05 * samples[:, 0]
+    detector, scores = Detector(DetectorSettings(), model), []
+    for model.row in range(3000):
+        scores += feed(detector, samples[model.row : model.row + 1], begin=model.row)
+    assert detector.describe()["model_failures"] >= 1
+    assert detector.describe()["model_trouble"] == ""
+    assert not any(score.alarm for score in scores if row_of(score) < 2500)
+    assert "autoencoder" in {score.branch for score in scores if score.alarm}
+
+
 def test_one_channel_is_enough() -> None:
     samples = machine(900, 1)
     samples[700:] += 3.0

@@ -347,3 +347,49 @@ def test_a_healthy_learning_period_is_confirmed_once() -> None:
     assert person.feedback.describe() == {}
     ((_, label),) = person.feedback.labels
     assert (label.condition, label.until - label.since) == ("learning-period", pytest.approx(399 * SECOND, abs=SECOND))
+
+
+class Watched(Plant):
+    """With a book of its alarms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = AlarmBook()
+        self.feedback = Feedback(self.book, self.detector, self.rounds)
+        self.states: list[tuple[str, str]] = []  # state and words of each change of the anomaly
+
+    def run(self, seconds: int, shift: float) -> None:
+        for _ in range(seconds):
+            self.now += SECOND
+            values = {name: float(self.noise.normal() + shift) for name in "ab"}
+            self.detector.push(PUMP, Reading(self.now, values))
+            changes = [self.book.judge(name, score) for name, score in self.detector.judge()]
+            changes += self.feedback.find(self.rounds.walk(self.now), self.now)
+            self.states += [
+                (one.alarm.state.value, one.alarm.message)
+                for one in changes
+                if one is not None and one.alarm.condition == ANOMALY
+            ]
+
+
+@pytest.mark.parametrize(("seen", "last"), [(True, "normal"), (False, "returned")])
+def test_an_alarm_that_is_taken_for_normal_says_so(seen: bool, last: str) -> None:
+    plant = Watched()
+    plant.run(450, 0.0)
+    plant.run(100, 6.0)
+    if seen:
+        plant.book.acknowledge(PUMP, "anna", plant.now)
+    plant.run(3000, 6.0)
+    state, words = plant.states[-1]
+    assert state == last
+    assert words.startswith("taken for normal: it stood for 0.6")
+
+
+def test_a_state_that_comes_and_goes_is_called_one_in_the_alarm_that_nobody_saw() -> None:
+    plant = Watched()
+    plant.run(450, 0.0)
+    for _ in range(5):
+        plant.run(200, 6.0)
+        plant.run(400, 0.0)
+    assert [words for _, words in plant.states if words][-1].startswith("taken for another state of the machine")
+    assert plant.states[-1][0] == "returned"

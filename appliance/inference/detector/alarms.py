@@ -16,7 +16,7 @@ made twice (before and after a crash) is one alarm.
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -44,6 +44,7 @@ class AlarmBook:
     """All standing alarms and the last few that ended."""
 
     def __init__(self) -> None:
+        self.explain: Callable[[str], str] = lambda asset: ""  # why an asset's anomaly ended, where nobody can see it
         self.standing: dict[Key, Alarm] = {}
         self.ended: deque[Change] = deque(maxlen=REMEMBERED)
 
@@ -54,7 +55,7 @@ class AlarmBook:
         if alarm is None:
             return self._raise(asset, score, severity) if score.alarm and severity else None
         if not score.alarm:
-            return self._clear(asset, alarm, score.at) if alarm.active else None
+            return self._clear(asset, alarm, score.at, self.explain(asset)) if alarm.active else None
         if severity and _RANK[severity] > _RANK[alarm.severity]:
             return self._escalate(asset, alarm, score, severity)
         return None if alarm.active else self._reactivate(asset, alarm, score)
@@ -109,6 +110,11 @@ class AlarmBook:
         if alarm is None or not alarm.active or alarm.message == why[:MAX_MESSAGE]:
             return None
         return self._put(asset, alarm, at=at, message=why[:MAX_MESSAGE])
+
+    def note(self, asset: str, condition: str, why: str, at: int) -> Change | None:
+        """Words for an alarm that stands, active or not."""
+        alarm = self.standing.get((asset, condition))
+        return self._put(asset, alarm, at=at, message=why[:MAX_MESSAGE]) if alarm else None
 
     def dismiss(self, alarm: Alarm, asset: str, by: str, at: int) -> Change:
         """Somebody says that it is normal: the alarm ends, whatever was said of it before."""
@@ -190,16 +196,19 @@ class AlarmBook:
         )
         return self._put(asset, alarm)
 
-    def _clear(self, asset: str, alarm: Alarm, at: int) -> Change:
+    def _clear(self, asset: str, alarm: Alarm, at: int, why: str = "") -> Change:
+        message = why[:MAX_MESSAGE] or alarm.message
         if alarm.state is AlarmState.SHELVED:
-            return self._put(asset, alarm, at=at, active=False)
-        seen = alarm.state is AlarmState.ACKNOWLEDGED
-        return self._put(asset, alarm, at=at, active=False, state=AlarmState.NORMAL if seen else AlarmState.RETURNED)
+            return self._put(asset, alarm, at=at, active=False, message=message)
+        state = AlarmState.NORMAL if alarm.state is AlarmState.ACKNOWLEDGED else AlarmState.RETURNED
+        return self._put(asset, alarm, at=at, active=False, state=state, message=message)
 
     def _reactivate(self, asset: str, alarm: Alarm, score: Score) -> Change:
         shelved = alarm.state is AlarmState.SHELVED
         state = AlarmState.SHELVED if shelved else AlarmState.UNACKNOWLEDGED
-        return self._put(asset, alarm, at=score.at, active=True, state=state, cause=score.cause, score=score.score)
+        return self._put(
+            asset, alarm, at=score.at, active=True, state=state, cause=score.cause, score=score.score, message=""
+        )
 
     def _escalate(self, asset: str, alarm: Alarm, score: Score, severity: Severity) -> Change:
         """A worse alarm wants to be seen anew, shelved ones excepted."""

@@ -22,6 +22,7 @@ MARGIN = 5.0  # a look of so many units weighs as much as a level score at its t
 FEWEST = 150  # rows beyond the first window to learn from
 FLOOR = 0.01  # variances; a residual below it is the model's own error
 BATCH = 4096  # windows given to the model at once
+FIRST_REST, LONGEST_REST = 8, 1024  # calls for which a model that failed is left alone
 
 
 def balance(rows: int) -> Floats:
@@ -50,13 +51,16 @@ class Reconstructor(Protocol):
 
 
 class Shapes:
-    """Residuals by a reconstructor. When its last device has failed it is `silent` for good; `trouble` says why."""
+    """Residuals by a reconstructor. When its last device has failed, `trouble` says why, and it is tried again after
+    some calls: twice as many after each failure in a row."""
 
     def __init__(self, reconstructor: Reconstructor | None) -> None:
         self._reconstructor = reconstructor
         self.window = reconstructor.window if reconstructor else 0
         self.name, self.version = (reconstructor.name, reconstructor.version) if reconstructor else ("", "")
         self.trouble = ""
+        self.failures = 0
+        self._rest, self._resting = FIRST_REST, 0  # calls
 
     @property
     def silent(self) -> bool:
@@ -73,7 +77,9 @@ class Shapes:
 
     def features(self, windows: Floats, centre: Floats, scale: Floats) -> Floats | None:
         """[1, n] half logarithms of the residual's energy over the tails of `windows` [window, n], raw values, which
-        are overwritten. None when silent."""
+        are overwritten. None without a model, or while it fails."""
+        if self.silent or self._rests():
+            return None
         np.subtract(windows, centre, out=windows)
         np.multiply(windows, scale, out=windows)
         np.clip(windows, -LIMIT, LIMIT, out=windows)
@@ -84,7 +90,7 @@ class Shapes:
         np.multiply(windows, np.where(column_sums(windows * balance(self.window)) < 0.0, -1.0, 1.0), out=windows)
         scores = np.ascontiguousarray(windows.T, np.float32)
         energy = [self._residuals(scores[start : start + BATCH]) for start in range(0, len(scores), BATCH)]
-        if self.silent:
+        if self.trouble:
             return None
         half: Floats = 0.5 * np.log(np.concatenate(energy) + FLOOR)
         return half[None]
@@ -114,14 +120,21 @@ class Shapes:
             found.append(features.reshape(count, 1, -1))
         return np.concatenate(found)
 
+    def _rests(self) -> bool:
+        resting = self._resting > 0
+        self._resting -= resting
+        return resting
+
     def _residuals(self, windows: Tensor) -> Floats:
-        if self._reconstructor is None:
+        if self._reconstructor is None or self._resting:
             return np.zeros(len(windows))
         try:
             answer = self._reconstructor(windows)
         except InferenceError as error:
-            self.trouble, self._reconstructor = error.message, None
+            self.trouble, self.failures = error.message, self.failures + 1
+            self._rest, self._resting = min(2 * self._rest, LONGEST_REST), self._rest
             return np.zeros(len(windows))
+        self.trouble, self._rest = "", FIRST_REST
         missed = windows[:, -TAIL:] - answer[:, -TAIL:]
         found: Floats = np.square(missed).mean(axis=1, dtype=np.float64)
         return np.fmin(found, LIMIT)

@@ -139,6 +139,14 @@ class Detector:
             self._learning.accept(known)
             self._reached(known)
 
+    def remark(self, asset: str) -> str:
+        """What was concluded from the asset's alarm without anybody's word; told once."""
+        return self._learning.remarks.pop(asset, "")
+
+    def remarked(self) -> list[str]:
+        """Assets of which there is something to remark."""
+        return list(self._learning.remarks)
+
     def forget(self, asset: str) -> None:
         """The asset learns anew with its next reading."""
         known = self._assets.get(asset)
@@ -146,6 +154,7 @@ class Detector:
             self._due = [due for due in self._due if due is not known]
             self._ready = [judged for judged in self._ready if judged.asset != asset]
             self._admission.forget(known)
+            self._learning.remarks.pop(asset, None)
 
     def rounds(self, limits: Iterable[Limit] = ()) -> Rounds:
         """What goes over all assets now and then."""
@@ -163,6 +172,7 @@ class Detector:
             "stages": {stage.value: stages[stage.value] for stage in Stage},
             "model": self._shapes.identity,
             "model_trouble": self._shapes.trouble,
+            "model_failures": self._shapes.failures,
             **pace.describe((known.name, known.pace) for known in list(self._assets.values())),
         }
 

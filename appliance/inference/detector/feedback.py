@@ -58,6 +58,7 @@ class Lesson(Struct):
 class Feedback:
     def __init__(self, book: AlarmBook, detector: Detector, rounds: Rounds) -> None:
         self._book, self._detector, self._rounds = book, detector, rounds
+        book.explain = detector.remark
         self.labels: deque[tuple[str, Label]] = deque(maxlen=REMEMBERED)
         self._lessons: dict[str, Lesson] = {}
 
@@ -78,6 +79,10 @@ class Feedback:
             )
             if change is None and found.why:
                 change = self._book.restate(found.asset, found.condition, found.why, now)
+            if change is not None:
+                changes.append(change)
+        for asset in self._detector.remarked():
+            change = self._book.note(asset, ANOMALY, self._detector.remark(asset), now)
             if change is not None:
                 changes.append(change)
         return changes

@@ -41,6 +41,9 @@ LAST = {Branch.SPREAD: Row.SPREAD + 3 * spread.OCTAVES, Branch.AUTOENCODER: Row.
 NAMES = [branch.name.lower() for branch in Branch]
 FEATURES = {Branch.AUTOENCODER: slice(0, 1), Branch.SPREAD: slice(1, LOOKS)}  # of all looks' features
 STEADY = 1.0  # units between two looks: more is on its way
+STATE = (
+    "taken for another state of the machine: it came and went by itself, time after time, and nobody called it a fault"
+)
 STALE = 2  # learning periods before a standing alarm's state is learned, in which the rows for that are collected
 
 
@@ -78,6 +81,7 @@ class Judge:
         self.look = -(-looks.STRIDE // self._hop) * self._hop  # rows between two looks: judgements, all of them
         self.depth = max(level.WINDOW, spread.WINDOW, shapes.window)  # rows that a judgement looks back
         self._stale = stale
+        self.remarks: dict[str, str] = {}  # asset -> what was concluded from an alarm without anybody's word
         self._windows = {Branch.SPREAD: spread.WINDOW, Branch.AUTOENCODER: shapes.window}
         periods = settings.accept_periods
         self._patience = max(periods - STALE, 0) * settings.learn_rows if periods else sys.maxsize
@@ -150,7 +154,7 @@ class Judge:
             due[place].latch.relieved = NO_BRANCH
         known = ended & upkeep.recurs(self._memory, index)
         if known.any():
-            self._learn_state(points.only(looked[known]))
+            self._learn_state(points.only(looked[known]), [due[place].name for place in looked[known].tolist()])
         uneasy = settled & self._memory.uneasy[index]
         staying = uneasy & self._memory.steady[index]
         if staying.any():
@@ -159,12 +163,15 @@ class Judge:
         if moving.any():
             self._follow(points.only(looked[moving]))
 
-    def _learn_state(self, points: Points) -> None:
+    def _learn_state(self, points: Points, names: list[str]) -> None:
         """Where the machine stayed during alarms is another state of it, or more of the one that is known."""
         seen = self._block(points, 0, Row.SEEN_LOW, Row.SEEN_HIGH)[:, points.first]
-        points = points.only(np.flatnonzero(seen[0] <= seen[1]))
-        if not points.rows.size:
+        stayed = np.flatnonzero(seen[0] <= seen[1])
+        if not stayed.size:
             return
+        points = points.only(stayed)
+        for place in stayed.tolist():
+            self.remarks[names[place]] = STATE
         for away, seen_row, count in ((AWAY_LOW, Row.SEEN_LOW, 1), (AWAY_LOOKS, SEEN_LOOKS, LOOKS)):
             both = self._block(points, 0, *range(away, away + 2 * count), *range(seen_row, seen_row + 2 * count))
             low, high, seen_low, seen_high = both.reshape(4, count, -1)
@@ -292,7 +299,8 @@ class Judge:
         statistics, samples = block[len(LOOKED) : len(LOOKED) + STATISTICS], block[len(LOOKED) + STATISTICS :]
         features = self._shapes.features(samples, *block[:2])
         if features is None:
-            return Weighed(np.zeros(len(points.rows)), np.zeros(len(points.rows), np.int64))
+            held, asset = self._memory.held[Branch.AUTOENCODER], points.asset  # an alarm of it does not end by this
+            return Weighed(held[asset], self._memory.held_cause[Branch.AUTOENCODER, asset])
         return self._look(points, Branch.AUTOENCODER, features, statistics, block[2] * block[3])
 
     def _look(self, points: Points, branch: Branch, features: Floats, statistics: Floats, active: Floats) -> Weighed:

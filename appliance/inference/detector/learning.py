@@ -37,6 +37,7 @@ class Learning:
     def __init__(self, settings: DetectorSettings, memory: Memory, shapes: Shapes, judge: Judge) -> None:
         self._settings, self._memory, self._shapes = settings, memory, shapes
         self._look, depth = judge.look, judge.depth
+        self.remarks = judge.remarks
         self.first_ring = _power_of_two(settings.collect_rows)
         self._learn_ring = _power_of_two(settings.learn_rows + depth)
         self._last_ring = _power_of_two(depth + SLACK)
@@ -185,6 +186,8 @@ class Learning:
             return
         if stood * self._pace(asset) >= self._settings.accept_hours * HOUR:
             self._learn_anew(asset, learn_rows)
+            hours = stood * self._pace(asset) / HOUR
+            self.remarks[asset.name] = f"taken for normal: it stood for {hours:.3g} h, and nobody called it a fault"
         else:
             asset.plan(Event(asset.rows + learn_rows, Task.ACCEPT))
 
@@ -274,7 +277,10 @@ class Learning:
         """What the model makes of the asset."""
         found = self._learn_shapes(asset, columns, samples, lesson)
         self._memory.learn(asset, Branch.AUTOENCODER, found.level)
-        asset.shape_model = self._shapes.identity if self._shapes.enough(len(samples)) else ""
+        enough = self._shapes.enough(len(samples))
+        asset.shape_model = self._shapes.identity if enough and found.level else ""
+        if enough and not found.level and asset.rows >= self._settings.learn_rows:
+            asset.plan(Event(asset.rows + self._settings.learn_rows, Task.ADAPT))  # the model failed: once more
 
     def _learn_shapes(self, asset: Asset, columns: list[int], samples: Floats, lesson: level.Lesson) -> looks.Lesson:
         found = self._shapes.learn(samples, asset.rows, lesson.centre, lesson.scale)
