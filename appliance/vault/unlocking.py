@@ -25,7 +25,7 @@ class Unlocked:
     promise: Promise
     warnings: tuple[str, ...]
     reseal: bool = False
-    passed_over: bool = False  # a later root did not open
+    passed_over: bool = False  # a later root did not open, or there is another vault's: the copies are kept aside
 
 
 def by_backends(survey: Survey, backends: Sequence[Backend]) -> Unlocked:
@@ -43,7 +43,7 @@ def by_backends(survey: Survey, backends: Sequence[Backend]) -> Unlocked:
         except VaultError as error:
             problems.setdefault(backend.name, error)
             continue
-        found = _latest(replace(found, reseal=opened.reseal), survey)
+        found = _alone(_latest(replace(found, reseal=opened.reseal), survey), survey)
         return replace(found, warnings=(*found.warnings, *_weaker(found, backends, problems)))
     raise _locked(survey, backends, problems)
 
@@ -59,7 +59,7 @@ def by_recovery(survey: Survey, key: RecoveryKey, promise: Promise, purpose: Pur
         except SealError as error:
             problem = problem or error
             continue
-        return _latest(replace(found, warnings=origin(recipient.name)), survey)
+        return _alone(_latest(replace(found, warnings=origin(recipient.name)), survey), survey)
     raise problem or SealError("the vault's file is damaged", "Restore a backup.")
 
 
@@ -150,7 +150,15 @@ def _latest(found: Unlocked, survey: Survey) -> Unlocked:
             found = replace(found, passed_over=True, warnings=(*found.warnings, warning))
             continue
         return replace(found, ring=ring, root=root)
-    return found
+    raise AssertionError("it is one of them")
+
+
+def _alone(found: Unlocked, survey: Survey) -> Unlocked:
+    """Whoever mixed up two vaults wants the other one back."""
+    if all(root.head.vault == found.root.head.vault for root in survey.roots):
+        return found
+    warning = "the file of another vault lay beside it, and is kept as `.replaced`"
+    return replace(found, passed_over=True, warnings=(*found.warnings, warning))
 
 
 def _weaker(found: Unlocked, backends: Sequence[Backend], problems: dict[str, VaultError]) -> Iterator[str]:
