@@ -202,6 +202,21 @@ def test_nothing_of_the_header_can_be_changed(at: int, value: object) -> None:
         unlock(resealed(BLOB, header), SECRETS, SERVER)
 
 
+def test_labels_cannot_be_changed() -> None:
+    """They are shown to people: a part that is there must not be called gone."""
+    header = header_of(BLOB)
+    header[8][6][2] = b"Mine"  # type: ignore[index]
+    with pytest.raises(BindingError):
+        unlock(resealed(BLOB, header), SECRETS, SERVER)
+
+
+def test_each_secret_is_in_each_wrap_and_not_only_in_its_check() -> None:
+    header = parse(BLOB).header
+    swapped = {"host": SECRETS["uefi"], "uefi": SECRETS["host"]}
+    others = [SECRETS, swapped, {**SECRETS, "host": b"x" * 32}, {**SECRETS, "uefi": b"x" * 32}]
+    assert len({fingerprint._joint(header, secrets, SERVER[:K]) for secrets in others}) == 4
+
+
 def test_a_header_without_the_uefi_secret_opens_nothing() -> None:
     header = header_of(BLOB)
     header[5], header[6] = 1, header[6][:1]  # type: ignore[index]
