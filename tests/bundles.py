@@ -84,11 +84,15 @@ def windows(folder: Path, width: int = 16) -> Path:
     return carded(folder, text, [Spec("windows", "float32", spec)], [Spec("reconstruction", "float32", spec)])
 
 
-def onnx(path: Path) -> Path:
-    """A file as any exporter writes it, opset 17: scores [n, 3] = x [n, 4] @ WEIGHTS."""
+def onnx(path: Path, weights_at: str = "") -> Path:
+    """A file as any exporter writes it, opset 17: scores [n, 3] = x [n, 4] @ WEIGHTS, which may be in another file."""
     rows = _field(1, _field(2, b"n"))
     kinds = [_field(1, _field(1, 1) + _field(2, rows + _field(1, _field(1, width)))) for width in (4, 3)]  # float32
-    weights = _field(1, 4) + _field(1, 3) + _field(2, 1) + _field(8, b"weights") + _field(9, WEIGHTS.tobytes())
+    weights = _field(1, 4) + _field(1, 3) + _field(2, 1) + _field(8, b"weights")
+    if weights_at:
+        weights += _field(13, _field(1, b"location") + _field(2, weights_at.encode())) + _field(14, 1)
+    else:
+        weights += _field(9, WEIGHTS.tobytes())
     node = _field(1, b"x") + _field(1, b"weights") + _field(2, b"scores") + _field(4, b"MatMul")
     ports = _field(11, _field(1, b"x") + _field(2, kinds[0])) + _field(12, _field(1, b"scores") + _field(2, kinds[1]))
     graph = _field(1, node) + _field(2, b"toy") + _field(5, weights) + ports

@@ -18,6 +18,7 @@ from openvino import opset13 as ops
 from appliance.errors import DeviceError, ModelError
 from appliance.inference.backends import litert, openvino, replay
 from appliance.inference.port import DTYPES, PLAN, Backend, Model, Plan, Spec, Tensor
+from tests import bundles
 from tools.training.tflite import Draft
 
 WIDTH = 64
@@ -368,6 +369,21 @@ def test_a_tflite_model_that_is_cut_off_or_huge_is_refused_by_name(tmp_path: Pat
     path.write_bytes(whole)
     sparse(path, 3 << 30)
     refuses(backend.create(backend.Settings()), path)
+
+
+def test_an_onnx_model_that_is_cut_off_huge_or_reaches_out_is_refused_by_name(tmp_path: Path) -> None:
+    path = bundles.onnx(tmp_path / "model.onnx")
+    backend = openvino.create(openvino.Settings())
+    whole = path.read_bytes()
+    np.testing.assert_allclose(backend.compile(path, "CPU").infer(np.ones((2, 4), np.float32))[0], [18, 22, 26])
+    for length in (10, 60, len(whole) - 20):
+        path.write_bytes(whole[:length])
+        refuses(backend, path)
+    sparse(path, 3 << 30)
+    refuses(backend, path)
+    (tmp_path / "secret").write_bytes(bundles.WEIGHTS.tobytes())
+    folder = tmp_path / "bundle"
+    refuses(backend, bundles.onnx(folder / "model.onnx", weights_at="../secret"))
 
 
 def test_a_kind_of_file_that_a_backend_does_not_load_is_refused(tmp_path: Path) -> None:

@@ -73,9 +73,6 @@ def test_the_shipped_card_and_the_papers_say_what_is_measured(repository: Path) 
     held_out = signals.windows(model.HELD_OUT_SEED, model.HELD_OUT_SIGNALS, model.WINDOWS_PER_SIGNAL, model.WIDTH)
     measured = model._explained(model._compiled(models.shipped() / "model.xml"), model._stack(held_out))
     told = models.load(models.shipped()).card.evaluation
-    print(
-        f"eight bits on this CPU: {measured}; the card: {told['explained_int8']} without VNNI, {told['explained']} float"
-    )
     assert told["explained_int8"] - 0.005 <= measured <= told["explained"]
     paper = " ".join((repository / "appliance" / "inference" / "README.md").read_text().split())
     assert f"gives back {told['explained']:.0%}".replace("%", " %") in paper
