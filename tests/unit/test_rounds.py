@@ -393,3 +393,60 @@ def test_a_state_that_comes_and_goes_is_called_one_in_the_alarm_that_nobody_saw(
         plant.run(400, 0.0)
     assert [words for _, words in plant.states if words][-1].startswith("taken for another state of the machine")
     assert plant.states[-1][0] == "returned"
+
+
+class Site:
+    """Machines with a reading a second, all by one gateway."""
+
+    def __init__(self, count: int, prefix: str = "hall2/") -> None:
+        self.detector = Detector(SETTINGS)
+        self.rounds = self.detector.rounds()
+        self.book = AlarmBook()
+        self.feedback = Feedback(self.book, self.detector, self.rounds)
+        self.names = [f"{prefix}m{number}" for number in range(count)]
+        self.now, self.noise = START, np.random.default_rng(2)
+
+    def pass_time(self, seconds: int, *silent: str) -> set[str]:
+        """Assets with an alarm that readings are missing, when it is over."""
+        for _ in range(seconds):
+            self.now += SECOND
+            for name in self.names:
+                if name not in silent:
+                    self.detector.push(name, Reading(self.now, {"a": float(self.noise.normal())}))
+            self.feedback.find(self.rounds.walk(self.now), self.now)
+        return {asset for (asset, condition), alarm in self.book.standing.items() if alarm.active}
+
+    def restart(self) -> None:
+        learned, seen, alarms = self.detector.snapshot(), self.rounds.snapshot(), self.book.snapshot()
+        self.__dict__.update(Site(len(self.names)).__dict__ | {"now": self.now, "names": self.names})
+        self.detector.restore(learned)
+        self.rounds.restore(seen)
+        self.book.restore(alarms)
+
+
+def test_assets_that_fall_silent_together_are_one_alarm_with_their_number() -> None:
+    site = Site(40)
+    assert site.pass_time(80) == set()
+    assert site.pass_time(70, *site.names[:30]) == {"hall2"}
+    (alarm,) = site.book.of("hall2")
+    assert alarm.message == "30 assets under hall2 fell silent together: hall2/m0, hall2/m1, hall2/m10, ..."
+    site.restart()
+    assert site.pass_time(70, *site.names[:31]) == {"hall2"}  # one more joins
+    assert site.book.of("hall2")[0].message.startswith("31 assets")
+    assert site.pass_time(5, *site.names[:2]) == set(site.names[:2])  # the rest is told by name
+    assert site.pass_time(5) == set()
+
+
+def test_few_assets_that_fall_silent_are_told_by_name() -> None:
+    site = Site(40)
+    site.pass_time(80)
+    assert site.pass_time(70, *site.names[:5]) == set(site.names[:5])
+
+
+def test_what_is_common_to_no_names_is_an_alarm_of_the_box_and_may_be_normal() -> None:
+    site = Site(12, prefix="")
+    site.pass_time(80)
+    assert site.pass_time(70, *site.names) == {"millwright/detect"}
+    site.feedback.take(Verdict.NORMAL, Said("millwright/detect"), "anna", site.now)
+    assert site.pass_time(5, *site.names) == set()
+    assert site.pass_time(5) == set()

@@ -20,6 +20,7 @@ from appliance.errors import InferenceError
 from appliance.events.schema import Severity
 from appliance.inference.detector.arena import Integers
 from appliance.inference.detector.asset import Asset, Task
+from appliance.inference.detector.flood import TOGETHER, Flood
 from appliance.inference.detector.latch import NO_BRANCH, THRESHOLD
 from appliance.inference.detector.memory import Branch, Memory, Row
 from appliance.inference.detector.places import Places, spans
@@ -69,6 +70,7 @@ class _Saved(Struct, forbid_unknown_fields=True):
     told: dict[str, dict[str, str]]
     marked: Annotated[list[str], Meta(max_length=100_000)]
     estimates: dict[str, float]
+    flood: tuple[str, list[str]] = ("", [])
 
 
 class Rounds:
@@ -87,6 +89,7 @@ class Rounds:
         self._estimates: dict[str, float] = {}  # asset -> moment (s) at which wear was last said to reach its limit
         self._trending: dict[str, tuple[str, Trend]] = {}
         self._marked: set[str] = set()
+        self._flood = Flood()
         self._before = 0
 
     def walk(self, now: int, listening: bool = True) -> list[Finding]:
@@ -115,6 +118,11 @@ class Rounds:
     def accept(self, asset: str, condition: str) -> None:
         """It is normal from now on. The condition of an anomaly means the asset's present state as a whole."""
         self._arrange()
+        if condition == MISSING and asset == self._flood.asset:
+            for name in list(self._flood.members):
+                self._silence.accept(self._places.names.index(name))
+            self._flood = Flood()
+            return
         place = self._places.names.index(asset) if asset in self._places.names else -1
         if place < 0:
             return
@@ -144,6 +152,7 @@ class Rounds:
         self._trending.pop(asset, None)
         self._marked.discard(asset)
         self._places.forget(asset)
+        self._flood.members.discard(asset)
         return ended
 
     def describe(self) -> dict[str, Any]:
@@ -173,6 +182,7 @@ class Rounds:
             self._told,
             sorted(self._marked),
             self._estimates,
+            (self._flood.asset, sorted(self._flood.members)),
         )
         return msgspec.msgpack.encode(saved)
 
@@ -195,6 +205,7 @@ class Rounds:
                 "Move the state file away; the assets learn anew.",
             ) from error
         self._places.restore(saved.assets)
+        self._flood = Flood(*saved.flood)
         self._told, self._marked, self._estimates = saved.told, set(saved.marked), saved.estimates
 
     def _tables(self) -> dict[str, Columns]:
@@ -225,6 +236,7 @@ class Rounds:
         self._declare()
         self._told = {name: told for name, told in self._told.items() if name in self._known}
         self._marked &= self._known.keys()
+        self._flood.members &= self._known.keys()
 
     def _declare(self) -> None:
         self._range.low[:], self._range.high[:] = -np.inf, np.inf
@@ -263,10 +275,26 @@ class Rounds:
         changed = silence.step(gained, step_s, rows >= self._settings.collect_rows).tolist()
         known = absence.rows >= self._settings.collect_rows
         slots = absence.step(self._came(gained), np.repeat(heard_after_s, self._places.width), known).tolist()
-        for place in dict.fromkeys([*changed, *(self._places.owner(slot) for slot in slots)]):
+        yield from self._fold(changed)
+        alone = [place for place in changed if self._places.names[place] not in self._flood.members]
+        for place in dict.fromkeys([*alone, *(self._places.owner(slot) for slot in slots)]):
             found = self._missing(place)
             if found.why != self._told.get(found.asset, {}).get(MISSING, ""):
                 yield self._tell(found)
+
+    def _fold(self, changed: list[int]) -> Iterable[Finding]:
+        """Those that fell silent together, and that came back from it, as one."""
+        flood, names, before = self._flood, self._places.names, self._flood.asset
+        silent = [names[place] for place in changed if self._silence.told[place]]
+        size = len(flood.members)
+        flood.take(silent, self._known)
+        asset, left = flood.asset, flood.release({names[place] for place in changed} - set(silent))
+        if asset and not flood.asset:
+            yield Finding(asset, MISSING)
+            for name in left:
+                yield self._tell(self._missing(names.index(name)))
+        elif asset and (asset != before or len(flood.members) != size):
+            yield Finding(asset, MISSING, flood.why(), value=float(len(flood.members)), limit=float(TOGETHER))
 
     def _came(self, gained: Integers) -> Integers:
         """[channels] Of each asset's new rows those up to the last one that had the channel."""
