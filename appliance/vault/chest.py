@@ -253,7 +253,8 @@ class Chest:
 
 
 def exists(folder: Path, disk: Disk = DISK) -> bool:
-    return any(Strongbox(folder, layout.MAX_FILE_BYTES, disk).read())
+    """StoreError where it cannot be seen."""
+    return Strongbox(folder, layout.MAX_FILE_BYTES, disk).exists()
 
 
 def create(

@@ -81,6 +81,13 @@ class Strongbox:
         except OSError as error:
             raise _unusable(self.folder, "read", error) from error
 
+    def exists(self) -> bool:
+        """Whether there is a copy at all. StoreError."""
+        try:
+            return any(self._disk.read(copy, 0) is not None for copy in self._copies)
+        except OSError as error:
+            raise _unusable(self.folder, "read", error) from error
+
     def write(self, content: bytes) -> str:
         """Both copies. StoreError: before the first rename nothing has changed; after it the new content may be what a
         later read gives, though this call failed. Where only the second copy cannot be renamed the content is safe,
