@@ -16,8 +16,8 @@ READ_BYTES = 1 << 14
 MAX_READS = 64  # in one go, then others have their turn
 BUSY_GAP_S = 0.005  # arrivals closer than this start the pacing
 PACE_S = 0.005
-FULL_PACE_S = 0.002  # where so much comes that the sender would soon stand still
-FULL_BYTES = 1 << 15
+FULL_PACE_S = 0.002  # where so much comes that those who wait for it should not wait for the pace, too
+FULL_BYTES = 1 << 13
 WRITE_BYTES = 1 << 16  # of joined packets, then they leave without waiting for the end of the loop's turn
 
 WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)

@@ -1,8 +1,8 @@
 """When to judge what was taken: soon, but so that what comes meanwhile shares the work where that pays. Pure.
 
-A judgement has a price of its own, whatever is judged. So it waits for company: until enough readings have come to
-share it, or for some milliseconds; and where judging takes much of the time, for a multiple of what the last one took,
-so that a flood is judged in ever larger lots and not in ever more of them.
+A judgement has a price of its own, whatever is judged. So a few readings wait some milliseconds for others; and the
+less time the process has left, the longer it pauses between two judgements, so that a flood is judged in ever larger
+lots instead of ever more of them.
 """
 
 import math
@@ -10,8 +10,9 @@ import math
 ENOUGH = 128  # messages that share a judgement well
 TOGETHER = 4096  # messages after which nothing is waited for: a ring of samples has an end
 GATHER_S = 0.008  # a few messages wait so long for others
-PAUSE = 2.0  # times what a judgement took
 LONGEST_PAUSE_S = 0.02
+BUSIEST = 0.95  # share of a processor
+WEIGHT = 0.25  # of the newest share in the typical one
 
 
 class Gathering:
@@ -19,7 +20,8 @@ class Gathering:
 
     def __init__(self) -> None:
         self.waiting = 0  # messages that were taken and not judged
-        self._judged_at = -math.inf
+        self._judged_at, self._spent_s = -math.inf, 0.0
+        self._busy = 0.0  # share of a processor that the process uses
         self._pause_s = 0.0
 
     def took(self, messages: int, now: float) -> bool:
@@ -29,7 +31,9 @@ class Gathering:
         enough = self.waiting >= ENOUGH or since_s >= GATHER_S
         return (enough and since_s >= self._pause_s) or self.waiting >= TOGETHER
 
-    def judged(self, took_s: float, now: float) -> None:
-        """All that waited was judged; that took the processor `took_s`."""
-        self.waiting, self._judged_at = 0, now
-        self._pause_s = min(PAUSE * took_s, LONGEST_PAUSE_S)
+    def judged(self, took_s: float, spent_s: float, now: float) -> None:
+        """All that waited was judged. It took `took_s` of the processor, of which the process had `spent_s` so far."""
+        busy = min((spent_s - self._spent_s) / max(now - self._judged_at, took_s, 1e-9), BUSIEST)
+        self._busy += (busy - self._busy) * WEIGHT
+        self._pause_s = min(took_s / (1.0 - self._busy), LONGEST_PAUSE_S)
+        self.waiting, self._judged_at, self._spent_s = 0, now, spent_s

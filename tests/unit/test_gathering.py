@@ -1,17 +1,19 @@
 """When readings that were taken are judged."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.services.gathering import ENOUGH, GATHER_S, LONGEST_PAUSE_S, PAUSE, TOGETHER, Gathering
+from appliance.services.gathering import ENOUGH, GATHER_S, LONGEST_PAUSE_S, TOGETHER, Gathering
 
 START_S = 0.0
 
 
 def judged(took_s: float = 0.0) -> Gathering:
+    """As of START_S, in a process that has done nothing else."""
     gathering = Gathering()
     gathering.took(1, START_S)
-    gathering.judged(took_s, START_S)
+    gathering.judged(took_s, took_s, START_S)
     return gathering
 
 
@@ -27,11 +29,24 @@ def test_a_few_readings_wait_for_others() -> None:
     assert gathering.took(1, START_S + GATHER_S / 2)
 
 
-def test_after_a_long_judgement_more_is_gathered() -> None:
-    took_s = 0.003
-    gathering = judged(took_s)
-    assert not gathering.took(ENOUGH, START_S + PAUSE * took_s * 0.99)
-    assert gathering.took(0, START_S + PAUSE * took_s * 1.01)
+def pause_s(took_s: float, spent_s: float, lapse_s: float) -> float:
+    """After many judgements of which each took `took_s`, while the process spent `spent_s` in `lapse_s`."""
+    gathering, now = Gathering(), START_S
+    for turn in range(1, 50):
+        now += lapse_s
+        gathering.judged(took_s, turn * spent_s, now)
+    return next(step / 1e5 for step in range(10_000) if gathering.took(0 if step else ENOUGH, now + step / 1e5))
+
+
+def test_an_idle_process_waits_as_long_as_a_judgement_takes() -> None:
+    assert pause_s(0.001, 0.001, 1.0) == pytest.approx(0.001, rel=0.05)
+
+
+def test_the_busier_it_is_the_more_is_gathered() -> None:
+    half, much = pause_s(0.001, 0.005, 0.01), pause_s(0.001, 0.009, 0.01)
+    assert half == pytest.approx(0.002, rel=0.05)
+    assert much == pytest.approx(0.01, rel=0.05)
+    assert pause_s(0.1, 0.1, 0.1) == pytest.approx(LONGEST_PAUSE_S, rel=0.05)
 
 
 def test_a_ring_of_samples_has_an_end() -> None:
@@ -50,5 +65,5 @@ def test_what_was_judged_waits_no_longer() -> None:
     gathering = Gathering()
     gathering.took(5, START_S)
     assert gathering.waiting == 5
-    gathering.judged(0.0, START_S)
+    gathering.judged(0.0, 0.0, START_S)
     assert gathering.waiting == 0
