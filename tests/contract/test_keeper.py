@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import VaultError
+from appliance.vault import chest
 from appliance.vault.client import Asking, by_socket
 from appliance.vault.desk import Desk
 from appliance.vault.memory import MemoryKeeper
@@ -20,6 +21,7 @@ from appliance.vault.policy import Policy
 from appliance.vault.port import MAX_SECRET_BYTES, Custody
 from appliance.vault.secret import Secret
 from appliance.vault.server import Server, listen
+from tests.vaults import Box
 
 NOW = 1_795_000_000_000_000_000
 WAIT_S = 30.0
@@ -63,7 +65,11 @@ def in_memory(_: Path) -> Custody:
     return MemoryKeeper(lambda: NOW)
 
 
-KEEPERS: dict[str, Callable[[Path], Custody]] = {"memory": in_memory}
+def on_disk(folder: Path) -> Custody:
+    return chest.create(folder / "vault", Box(), "aes-256-gcm", (), None, lambda: NOW)[0]
+
+
+KEEPERS: dict[str, Callable[[Path], Custody]] = {"memory": in_memory, "chest": on_disk}
 
 
 @pytest.fixture(params=[f"{name}{way}" for name in KEEPERS for way in ("", " by socket")])
