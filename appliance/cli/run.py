@@ -23,10 +23,11 @@ import msgspec
 
 from appliance import assembly
 from appliance.cli import instance
+from appliance.config import secrets
 from appliance.config.load import load
 from appliance.config.schema import Config, Paths
 from appliance.errors import ConfigError
-from appliance.runtime import files, group
+from appliance.runtime import files, group, seclusion
 
 if TYPE_CHECKING:
     from appliance.runtime.service import Service
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("appliance.bus.mqtt").addFilter(_Once())
     names = assembly.choose(args.services, config)
+    _guard(config, names)
     with _alone(config.paths, names):
         if args.demo:
             _forget(config.paths.state)
@@ -67,6 +69,14 @@ def run(args: argparse.Namespace) -> int:
     if picture and args.report:
         _write_report(args.report, picture)
     return 0
+
+
+def _guard(config: Config, names: Sequence[str]) -> None:
+    """Where secrets pass through this process's memory, that memory is not for files."""
+    if names == ["vault"]:
+        seclusion.seclude()
+    elif "vault" in names or any(secrets.named(config)):
+        seclusion.no_core_dumps()
 
 
 class _Once(logging.Filter):

@@ -126,6 +126,10 @@ class Server:
             listener.close()
             await self._end()
 
+    @property
+    def connections(self) -> int:
+        return len(self._open)
+
     async def in_thread(self, work: Callable[[], _T]) -> _T:
         """Where the desk works."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -12,6 +12,7 @@ from appliance.config.document import Document
 from appliance.errors import ConfigError, VaultError
 from appliance.vault import policy, rules
 from appliance.vault.policy import Peer, Policy
+from appliance.vault.server import Allowance
 
 OWNER, ANNA, STRANGER = 990, 1000, 4711
 RULES = """
@@ -157,6 +158,24 @@ class TestMistakes:
                 policy.check_name(wrong)
             assert "\x1b" not in str(caught.value)
             assert len(str(caught.value)) < 200
+
+
+class TestAllowance:
+    def test_a_burst_is_free_then_each_waits_its_turn(self) -> None:
+        allowance = Allowance(per_s=10, burst=3, now=0)
+        assert [allowance.wait_s(0) for _ in range(3)] == [0, 0, 0]
+        assert [round(allowance.wait_s(0), 6) for _ in range(3)] == [0.1, 0.2, 0.3]
+        assert allowance.wait_s(100) == 0
+
+    @given(st.lists(st.floats(0, 1), max_size=200))
+    def test_over_time_no_more_pass_than_allowed(self, gaps: list[float]) -> None:
+        """Who waits as told is let through at the rate, whenever it comes."""
+        allowance, now, passed = Allowance(per_s=5, burst=2, now=0), 0.0, 0
+        for gap in gaps:
+            now += gap
+            now += allowance.wait_s(now)
+            passed += 1
+            assert passed <= 2 + 5 * now + 1e-6
 
 
 class TestRules:
