@@ -1,6 +1,10 @@
 """The vault's file after its disk has gone bad, or somebody had it in hand: what it holds is right, or said to be
-missing, and never anything else."""
+missing, and never anything else.
 
+    MILLWRIGHT_FUZZ_FILES=200000 MILLWRIGHT_FUZZ_SEED=2 pytest tests/faults/test_vault_rot.py -k fuzz
+"""
+
+import os
 import random
 import struct
 import zlib
@@ -17,7 +21,8 @@ from tests.vaults import START, Box, Place, held
 
 CONTENT = {"mqtt/plant": b"pump", "mqtt/office": b"desk", "tls/key": b"k" * 40}
 SEED = 1
-FUZZED = 1500  # files
+FUZZ_SEED = int(os.environ.get("MILLWRIGHT_FUZZ_SEED", "1"))
+FUZZED = int(os.environ.get("MILLWRIGHT_FUZZ_FILES", "1500"))
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +328,7 @@ def test_sizes_that_are_lies(place: Place) -> None:
 
 def test_fuzz(place: Place, sound: bytes) -> None:
     """Whatever stands there: right content, or a refusal of ours."""
-    dice = random.Random(SEED)
+    dice = random.Random(FUZZ_SEED)
     opened = 0
     for _ in range(FUZZED):
         wrong = [mangled(sound, dice) if dice.random() < 0.8 else sound for _ in range(2)]
