@@ -98,6 +98,8 @@ class Detect:
         self._ledger, self._commands = Ledger(), Ledger()
         self._intake = Intake(detector, self._ledger)
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
+        self._alarm_file = state_file.with_name(f"{state_file.name}.alarms")
+        self._writes = 0  # of either file
         self._saving = asyncio.Lock()
         self._detecting = asyncio.Lock()  # the detector is at work, maybe in a thread
         self._gathering = Gathering()
@@ -189,7 +191,7 @@ class Detect:
     async def _commit(self, changes: list[Change]) -> None:
         if not changes:
             return
-        await self._save()
+        await self._save_alarms()
         for change in changes:
             log.info("%s: %s %s (%s)", change.asset, change.alarm.severity, change.alarm.state, change.alarm.cause)
             self._annunciator.publish(change)
@@ -283,52 +285,74 @@ class Detect:
         await self._commit([change])
         return {"asset": change.asset, "alarm": change.alarm.id, "state": change.alarm.state.value}
 
+    async def _save_alarms(self) -> None:
+        """Write what an alarm changes, which is little: what was learned is as large as the site, and can wait."""
+        async with self._saving:
+            self._writes += 1
+            async with self._detecting:
+                state = {
+                    "write": self._writes,
+                    "alarms": self._book.snapshot(),
+                    "latches": self._detector.latches(),
+                    "rounds": self._rounds.told(),
+                    "feedback": self._feedback.snapshot(),
+                }
+            await self._write(self._alarm_file, state)
+
     async def _save(self) -> None:
         """Write what was learned and which alarms stand. A disk that refuses is shown, and tried again."""
         async with self._saving:
             self._saved_at_count = self._ledger.processed
+            self._writes += 1
             async with self._detecting:
                 state = {
+                    "write": self._writes,
                     "alarms": self._book.snapshot(),
                     "detector": self._detector.snapshot(),
                     "rounds": self._rounds.snapshot(),
                     "feedback": self._feedback.snapshot(),
                 }
-            data = cbor2.dumps(state)
-            try:
-                await asyncio.to_thread(files.write_sealed, self._state_file, data)
-                self._trouble = ""
-            except StoreError as error:
-                self._trouble = error.message
-                log.error("%s", error)
+            await self._write(self._state_file, state)
+
+    async def _write(self, path: Path, state: dict[str, Any]) -> None:
+        try:
+            await asyncio.to_thread(files.write_sealed, path, cbor2.dumps(state))
+            self._trouble = ""
+        except StoreError as error:
+            self._trouble = error.message
+            log.error("%s", error)
 
     def _restore(self) -> None:
+        self._read(self._state_file, self._adopt, "learning anew")
+        self._read(self._alarm_file, self._adopt_alarms, "alarms are those of the last checkpoint")
+
+    def _read(self, path: Path, adopt: Callable[[dict[str, Any]], None], otherwise: str) -> None:
         try:
-            data = files.read_sealed(self._state_file, STATE_LIMIT)
+            data = files.read_sealed(path, STATE_LIMIT)
             if data is not None:
-                self._adopt(data)
+                _understand(path, data, adopt)
         except DamagedError as error:
-            aside = files.set_aside(self._state_file, self._clock())
-            self._trouble = f"{error.message}: learning anew; the old file is {aside.name}"
+            aside = files.set_aside(path, self._clock())
+            self._trouble = f"{error.message}: {otherwise}; the old file is {aside.name}"
             log.error("%s", self._trouble)
 
-    def _adopt(self, data: bytes) -> None:
-        try:
-            state = cbor2.loads(data)
-            self._detector.restore(state["detector"])
-            self._book.restore(state["alarms"])
-            if "rounds" in state:  # a release before this one did without
-                self._rounds.restore(state["rounds"])
-                self._feedback.restore(state["feedback"])
-        except (
-            cbor2.CBORDecodeError,
-            msgspec.ValidationError,
-            InferenceError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise DamagedError(f"{self._state_file} is not what this release writes ({error})") from error
+    def _adopt(self, state: dict[str, Any]) -> None:
+        self._detector.restore(state["detector"])
+        self._book.restore(state["alarms"])
+        self._writes = int(state.get("write", 0))
+        if "rounds" in state:  # a release before this one did without
+            self._rounds.restore(state["rounds"])
+            self._feedback.restore(state["feedback"])
+
+    def _adopt_alarms(self, state: dict[str, Any]) -> None:
+        """What is newer than the last checkpoint."""
+        if state["write"] <= self._writes:
+            return
+        self._writes = int(state["write"])
+        self._book.restore(state["alarms"])
+        self._detector.set_latches(state["latches"])
+        self._rounds.retell(state["rounds"])
+        self._feedback.restore(state["feedback"])
 
     def _detail(self) -> dict[str, Any]:
         refused = {"commands_dropped": dict(self._commands.dropped)} if self._commands.dropped else {}
@@ -342,6 +366,21 @@ class Detect:
             "fallback": self._computer.fallback,
             "trouble": self._trouble,
         }
+
+
+def _understand(path: Path, data: bytes, adopt: Callable[[dict[str, Any]], None]) -> None:
+    """DamagedError where the file is of another kind."""
+    try:
+        adopt(cbor2.loads(data))
+    except (
+        cbor2.CBORDecodeError,
+        msgspec.ValidationError,
+        InferenceError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise DamagedError(f"{path} is not what this release writes ({error})") from error
 
 
 def _settle_memory() -> None:

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import msgspec
+
 from appliance.events.rows import Row
 from appliance.events.schema import Block, Reading, Stage
 from appliance.inference.detector import pace, snapshots, waveform
@@ -22,6 +24,7 @@ from appliance.inference.detector.asset import Asset, Task
 from appliance.inference.detector.autoencoder import Reconstructor, Shapes
 from appliance.inference.detector.intake import Intake
 from appliance.inference.detector.judging import Judge, Judged
+from appliance.inference.detector.latch import Latch
 from appliance.inference.detector.learning import Learning
 from appliance.inference.detector.level import WINDOW
 from appliance.inference.detector.memory import Memory
@@ -175,6 +178,23 @@ class Detector:
             "model_failures": self._shapes.failures,
             **pace.describe((known.name, known.pace) for known in list(self._assets.values())),
         }
+
+    def latches(self) -> dict[str, Any]:
+        """Plain values: of each asset with an alarm, or the memory of one, what an alarm changes."""
+        busy = [known for known in self._assets.values() if known.latch.busy]
+        return {known.name: msgspec.to_builtins(known.latch) for known in busy}
+
+    def set_latches(self, data: dict[str, Any]) -> None:
+        """What `latches` gave, later than what was restored. msgspec.ValidationError where it is something else."""
+        latches = msgspec.convert(data, dict[str, Latch])
+        for known in self._assets.values():
+            latch = latches.get(known.name)
+            if latch is None and not known.latch.busy:
+                continue
+            self._memory.calm(known)
+            if latch is not None:
+                known.latch = latch
+                self._memory.uneasy[known.index] = latch.uneasy
 
     def snapshot(self) -> bytes:
         """Everything that a restart must not forget."""

@@ -73,6 +73,12 @@ class _Saved(Struct, forbid_unknown_fields=True):
     flood: tuple[str, list[str]] = ("", [])
 
 
+class _Told(Struct, forbid_unknown_fields=True):
+    told: dict[str, dict[str, str]]
+    marked: Annotated[list[str], Meta(max_length=100_000)]
+    flood: tuple[str, list[str]]
+
+
 class Rounds:
     """`assets` and `memory` are the detector's; nobody may write to them during a walk."""
 
@@ -173,6 +179,19 @@ class Rounds:
                 for asset, (channel, trend) in worst
             ]
         }
+
+    def told(self) -> dict[str, Any]:
+        """Plain values: which conditions hold."""
+        return {
+            "told": self._told,
+            "marked": sorted(self._marked),
+            "flood": [self._flood.asset, sorted(self._flood.members)],
+        }
+
+    def retell(self, data: dict[str, Any]) -> None:
+        """What `told` gave, later than what was restored. msgspec.ValidationError where it is something else."""
+        saved = msgspec.convert(data, _Told)
+        self._told, self._marked, self._flood = saved.told, set(saved.marked), Flood(*saved.flood)
 
     def snapshot(self) -> bytes:
         saved = _Saved(
@@ -275,20 +294,23 @@ class Rounds:
         changed = silence.step(gained, step_s, rows >= self._settings.collect_rows).tolist()
         known = absence.rows >= self._settings.collect_rows
         slots = absence.step(self._came(gained), np.repeat(heard_after_s, self._places.width), known).tolist()
-        yield from self._fold(changed)
+        heard = [place for place in np.flatnonzero(gained).tolist() if self._told or self._flood.asset]
+        yield from self._fold(changed, heard)
         alone = [place for place in changed if self._places.names[place] not in self._flood.members]
-        for place in dict.fromkeys([*alone, *(self._places.owner(slot) for slot in slots)]):
+        told = [place for place in heard if MISSING in self._told.get(self._places.names[place], ())]
+        back = [place for place in told if not self._missing(place).why]
+        for place in dict.fromkeys([*alone, *back, *(self._places.owner(slot) for slot in slots)]):
             found = self._missing(place)
             if found.why != self._told.get(found.asset, {}).get(MISSING, ""):
                 yield self._tell(found)
 
-    def _fold(self, changed: list[int]) -> Iterable[Finding]:
+    def _fold(self, changed: list[int], heard: list[int]) -> Iterable[Finding]:
         """Those that fell silent together, and that came back from it, as one."""
         flood, names, before = self._flood, self._places.names, self._flood.asset
         silent = [names[place] for place in changed if self._silence.told[place]]
         size = len(flood.members)
         flood.take(silent, self._known)
-        asset, left = flood.asset, flood.release({names[place] for place in changed} - set(silent))
+        asset, left = flood.asset, flood.release(names[place] for place in heard)
         if asset and not flood.asset:
             yield Finding(asset, MISSING)
             for name in left:
