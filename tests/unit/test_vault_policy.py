@@ -170,11 +170,10 @@ class TestAllowance:
     @given(st.lists(st.floats(0, 1), max_size=200))
     def test_over_time_no_more_pass_than_allowed(self, gaps: list[float]) -> None:
         """Who waits as told is let through at the rate, whenever it comes."""
-        allowance, now, passed = Allowance(per_s=5, burst=2, now=0), 0.0, 0
-        for gap in gaps:
+        allowance, now = Allowance(per_s=5, burst=2, now=0), 0.0
+        for passed, gap in enumerate(gaps, 1):
             now += gap
             now += allowance.wait_s(now)
-            passed += 1
             assert passed <= 2 + 5 * now + 1e-6
 
 
