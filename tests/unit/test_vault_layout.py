@@ -89,8 +89,9 @@ def test_a_body_of_other_shapes_is_refused(fields: list[object]) -> None:
     for number in (0, 1):
         with pytest.raises(SealError):
             layout.read_root(cbor2.dumps([cbor2.dumps([number, *fields]), bytes(32)]))
-    with pytest.raises(SealError):
-        layout.read_index(cbor2.dumps([bytes(32), *fields]))
+    if fields != [[], []]:  # an empty vault's
+        with pytest.raises(SealError):
+            layout.read_index(cbor2.dumps([bytes(32), *fields]))
 
 
 @given(st.lists(cbor, max_size=20), st.integers(2, 1 << 62))
