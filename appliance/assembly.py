@@ -246,7 +246,9 @@ def _infer(config: Config, _: Document) -> Service:
         backend = inference_backend(config, bundle.card.backend)
         return engine.start(bundle, backend, inference_terms(config), devices_for(backend))
 
-    repertoire = Repertoire(library(config), opened, config.infer.models, config.infer.max_loaded)
+    # That policy computes several requests at once instead.
+    join = 1 if config.detect.policy == "throughput" else config.infer.join_rows
+    repertoire = Repertoire(library(config), opened, config.infer.models, config.infer.max_loaded, join)
     return Infer(_session_of(config, "infer"), repertoire, config.infer, time.time_ns)
 
 

@@ -192,7 +192,16 @@ class Infer(Struct, frozen=True, forbid_unknown_fields=True):
     max_body_mb: Annotated[int, Meta(ge=1, le=1024, description="A request over HTTP, or a tensor in a file.")] = 64
     max_connections: Annotated[int, Meta(ge=1, le=1000, description="HTTP connections at once.")] = 64
     max_waiting: Annotated[int, Meta(ge=1, le=10_000, description="Requests that wait; more are refused.")] = 64
-    threads: Annotated[int, Meta(ge=1, le=64, description="Requests computed at once.")] = 2
+    threads: Annotated[int, Meta(ge=1, le=64, description="Requests read, computed and answered at once.")] = 8
+    join_rows: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Rows of requests at the same time that are computed together; 1: none. Each power of two "
+            "up to it is compiled when it is first needed, and kept.",
+        ),
+    ] = 8
     timeout_s: Annotated[float, Meta(ge=0.1, le=3600, description="A request that takes longer is refused.")] = 30.0
 
 

@@ -20,6 +20,7 @@ from appliance import plugins
 from appliance.errors import InferenceError, MillwrightError, ModelError
 from appliance.inference import models, tensors
 from appliance.inference.decoders.port import Decoder, Plain
+from appliance.inference.joining import Joining
 from appliance.inference.library import Entry, Library
 from appliance.inference.models import Bundle, Port
 from appliance.inference.port import Array, Spec
@@ -72,9 +73,10 @@ class Answer(NamedTuple):
 
 
 class Served:
-    """A loaded model: what callers hand over (`inputs`), what comes back (`outputs`), and how."""
+    """A loaded model: what callers hand over (`inputs`), what comes back (`outputs`), and how. Of those who call
+    at the same time, `join` rows are computed together; of no use where the computer has several at once."""
 
-    def __init__(self, bundle: Bundle, computer: Computer) -> None:
+    def __init__(self, bundle: Bundle, computer: Computer, join: int = 1) -> None:
         card = bundle.card
         agree(bundle.folder, "inputs", card.inputs, computer.inputs)
         agree(bundle.folder, "outputs", card.outputs, computer.outputs)
@@ -86,6 +88,7 @@ class Served:
         # Only a card knows that the first axis counts rows that do not see each other, so that they may be split.
         batched = bool(card.window) or card.inputs[0].layout.startswith("N")
         self._rows = batched and tensors.row_of(computer.inputs, computer.outputs) is not None
+        self._ask_rows = Joining(computer.ask_rows, join) if join > 1 else computer.ask_rows
         self.tally = Tally()
         self._users = 0
         self._closing = False
@@ -143,7 +146,7 @@ class Served:
 
     def _computed(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], str]:
         if self._rows:
-            answer, device = self.computer.ask_rows(inputs[self.inputs[0].name])
+            answer, device = self._ask_rows(inputs[self.inputs[0].name])
             return {self.outputs[0].name: answer}, device
         computed = self.computer.ask(inputs)
         return {spec.name: computed.outputs[spec.name] for spec in self.outputs}, computed.device
@@ -180,8 +183,10 @@ def _rows_of(inputs: Mapping[str, Array]) -> int:
 class Repertoire:
     """`wanted`: names (`digits`, which follows the library) and versions (`digits@1.0.0`); empty: every name."""
 
-    def __init__(self, library: Library, opened: Open, wanted: Sequence[str] = (), most: int = 8) -> None:
-        self.library, self._open = library, opened
+    def __init__(
+        self, library: Library, opened: Open, wanted: Sequence[str] = (), most: int = 8, join: int = 1
+    ) -> None:
+        self.library, self._open, self._join = library, opened, join
         self._most = most
         self._wanted = list(wanted)
         self._every = not wanted
@@ -294,7 +299,7 @@ class Repertoire:
         bundle = models.load(folder)
         computer = self._open(bundle)
         try:
-            return Served(bundle, computer)
+            return Served(bundle, computer, self._join)
         except ModelError:
             computer.close()
             raise
