@@ -13,12 +13,11 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.inference.detector.arena import Arena, Floats, Integers
+from appliance.inference.detector.arena import WORD, Arena, Floats, Integers
 from appliance.inference.detector.asset import Asset, row_packer
 from appliance.inference.detector.latch import NO_BRANCH
 from appliance.inference.detector.spread import OCTAVES
 
-WORD = 8  # bytes
 STATISTICS = 4  # of a feature: looks.Lesson's centre, fast, slow, fading
 
 

@@ -72,6 +72,8 @@ class Places:
         width = memory.width[index]
         row = (np.arange(-count, 0)[:, None] + rows) & memory.mask[index]
         row = (row + HEADER) * (width + 1) + memory.base[index]
+        if len(width) and not np.ptp(width):
+            return memory.arena.rows(row, int(width[0]))
         place = np.repeat(row, width, axis=1)
         place += np.arange(place.shape[1]) - np.repeat(np.cumsum(width) - width, width)
         return memory.arena.words.take(place)
