@@ -160,10 +160,9 @@ def check_secrets(config: Config, document: Document, names: Sequence[str]) -> N
 def _vault(config: Config, document: Document) -> Service:
     from appliance import binding
     from appliance.services.vault import Vault
-    from appliance.vault import opening
     from appliance.vault.rules import Rules
 
-    owner, folder = os.geteuid(), config.paths.state / opening.FOLDER
+    owner, folder = os.geteuid(), binding.Box(config, document).folder
     rules = Rules(Path(config.vault.policy) if config.vault.policy else None, owner)
 
     def stamp() -> list[tuple[str, int, int]]:

@@ -25,9 +25,11 @@ class Box:
     """What this machine has to bind a vault's key with, as the configuration wants it."""
 
     def __init__(self, config: Config, document: Document) -> None:
+        """ConfigError where a backend's table has a mistake."""
         from hardware import identity
 
-        self._config, self._document = config, document
+        self._config = config
+        self._settings = {name: _settings(name, config, document) for name in plugins.names(BACKENDS)}
         self.folder = config.paths.state / opening.FOLDER
         self.machine = identity.Box(host_secret=self.folder / "host-secret")
         self.warnings: tuple[str, ...] = ()
@@ -61,9 +63,7 @@ class Box:
         return self.machine.box_id(create=True)
 
     def _made(self, name: str) -> Backend:
-        plugin = plugins.load(BACKENDS, name)
-        table: dict[str, Any] = getattr(self._config.vault, name)
-        made: Backend = plugin.create(self._document.into(plugin.Settings, table, ("vault", name)), self.machine)
+        made: Backend = plugins.load(BACKENDS, name).create(self._settings[name], self.machine)
         return made
 
 
@@ -72,6 +72,11 @@ def unlock(config: Config, document: Document, *, latch: bool = False) -> "OpenV
     box = Box(config, document)
     counters = box.counter(), box.audit_counter()
     return opening.unlock(box.folder, box.backends(), *counters, time.time_ns, latch)
+
+
+def _settings(name: str, config: Config, document: Document) -> Any:
+    table: dict[str, Any] = getattr(config.vault, name)
+    return document.into(plugins.load(BACKENDS, name).Settings, table, ("vault", name))
 
 
 def _tpm() -> Candidate:

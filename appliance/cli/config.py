@@ -146,6 +146,7 @@ def problems(config: "Config", document: "Document") -> list[ConfigError]:
         _certificates,
         _backend,
         _limits,
+        _vault,
     )
     return [problem for check in checks for problem in check(config, document)]
 
@@ -233,6 +234,26 @@ def _limits(config: "Config", document: "Document") -> Iterator[ConfigError]:
             yield document.error(here, "neither min nor max is set", "Set at least one of them.")
         elif limit.min is not None and limit.max is not None and limit.min >= limit.max:
             yield document.error(here, f"min {limit.min:g} is not below max {limit.max:g}", "Exchange them.")
+
+
+def _vault(config: "Config", document: "Document") -> Iterator[ConfigError]:
+    from appliance import assembly, binding
+    from appliance.vault import rules
+
+    def look_at_rules() -> None:
+        if config.vault.policy:
+            rules.read(Path(config.vault.policy), os.geteuid())
+
+    checks: tuple[Callable[[], object], ...] = (
+        lambda: binding.Box(config, document),
+        lambda: assembly.check_secrets(config, document, ()),
+        look_at_rules,
+    )
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            yield error
 
 
 def _backend(config: "Config", document: "Document") -> Iterator[ConfigError]:

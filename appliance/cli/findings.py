@@ -33,6 +33,7 @@ from hardware import accelerators, clock, storage
 # As pyproject.toml says; a test compares.
 REQUIRED = (
     "cbor2>=6.2",
+    "cryptography>=50",
     "h11>=0.16",
     "msgspec>=0.20",
     "numpy>=2.1",
