@@ -40,7 +40,7 @@ LOOKED = (Row.CENTRE, Row.SCALE, Row.ACTIVE, Row.FRESH)  # what a look needs bes
 LAST = {Branch.SPREAD: Row.SPREAD + 3 * spread.OCTAVES, Branch.AUTOENCODER: Row.SHAPE + 3}
 NAMES = [branch.name.lower() for branch in Branch]
 FEATURES = {Branch.AUTOENCODER: slice(0, 1), Branch.SPREAD: slice(1, LOOKS)}  # of all looks' features
-STEADY = 1.0  # units between two looks: more is on its way
+STEADY = 2.0  # standard deviations of a channel between two looks: more is on its way
 STATE = (
     "taken for another state of the machine: it came and went by itself, time after time, and nobody called it a fault"
 )
@@ -286,12 +286,12 @@ class Judge:
     def _stays(self, points: Points) -> NDArray[np.bool_]:
         """Are the means of the channels where they were some rows ago?"""
         depth = level.WINDOW + looks.STRIDE
-        block = self._block(points, depth, Row.WEIGHT, Row.ACTIVE)
+        block = self._block(points, depth, Row.SCALE, Row.ACTIVE)
         samples = block[2:] * (1.0 / level.WINDOW)
         change = level.column_sums(samples[looks.STRIDE :]) - level.column_sums(samples[: level.WINDOW])
         moved = np.fmin(np.abs(change) * block[0] * block[1], level.LIMIT)
-        score = _pooled(moved, points, self._memory.learned[Branch.LEVEL, points.asset]).score
-        stays: NDArray[np.bool_] = (score < STEADY) & (points.rows - self._memory.begin[points.asset] >= depth)
+        furthest = np.maximum.reduceat(moved, points.first)
+        stays: NDArray[np.bool_] = (furthest < STEADY) & (points.rows - self._memory.begin[points.asset] >= depth)
         return stays
 
     def _spread(self, points: Points) -> Weighed:
