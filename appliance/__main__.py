@@ -1,7 +1,7 @@
 """The command `millwright`: finds the command that is asked for, runs it, and turns errors into exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no Millwright answers, 130 interrupted; a command that
-has more (`alarms list`) says so in its --help.
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no Millwright answers, 5 the vault is missing,
+does not open or refuses, 130 interrupted; a command that has more (`alarms list`) says so in its --help.
 """
 
 import argparse

@@ -29,6 +29,7 @@ from appliance.vault.server import Server, listen
 log = logging.getLogger(__name__)
 
 TOPIC = topics.topic(Kind.AUDIT, "vault")
+BROKER_S = 0.5
 AGAIN_S = 2.0  # how often a locked vault's file is looked at
 MIRRORED = 200  # audit events a minute on the bus; the journal has them all
 MINUTE = 60_000_000_000  # ns
@@ -78,15 +79,22 @@ class Vault:
         listener = listen(self._path)
         self._mirror.loop = asyncio.get_running_loop()
         await self._server.in_thread(self._open)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._server.serve(listener), name="vault socket")
+                group.create_task(self._keep_trying(), name="vault opening")
+                group.create_task(self._speak(pulse), name="vault status")
+                pulse.ready()
+        finally:
+            self._close(listener)
+
+    async def _speak(self, pulse: Pulse) -> None:
+        """On the bus, whose broker is started after us."""
+        await asyncio.sleep(BROKER_S)
         async with self._bus:
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._status.run(pulse), name="vault status")
-                    group.create_task(self._server.serve(listener), name="vault socket")
-                    group.create_task(self._keep_trying(), name="vault opening")
-                    pulse.ready()
+                await self._status.run(pulse)
             finally:
-                self._close(listener)
                 self._status.publish(online=False)
 
     def _open(self) -> None:
