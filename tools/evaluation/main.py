@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     steady = _kind(kinds, "steady", tasks.steady, "generated machines that are well")
     steady.add_argument("--assets", type=int, default=20)
     steady.add_argument("--rows", type=int, default=20_000, help="after the 400 to learn from")
+    _kind(kinds, "weeks", tasks.weeks, "generated machines with a week")
     everything = _kind(kinds, "all", page.everything, "all of them, and the page of results")
     everything.add_argument("--shared", type=Path, required=True, metavar="DIR", help="the folder that holds data")
     everything.add_argument("--float-model", type=Path, metavar="DIR", help="the bundle before it was quantised")

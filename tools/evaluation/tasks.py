@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from appliance.errors import ConnectorError
-from tools.evaluation import figures, recordings, signals
+from tools.evaluation import figures, recordings, seasons, signals
 from tools.evaluation.judge import Bench, Verdict, write
 
 Report = dict[str, Any]
@@ -121,6 +121,15 @@ def steady(options: argparse.Namespace, bench: Bench) -> Report:
             "false_alarm_percent": round(100.0 * float(np.mean([np.mean(row) for row in alarms])), 3),
         }
     return report
+
+
+def weeks(options: argparse.Namespace, bench: Bench) -> Report:
+    """Generated machines with a week, at two rates of sampling."""
+    return {
+        f"{name}, every {minutes} min": seasons.judge(bench, running, 60.0 * minutes)
+        for minutes in (1, 10)
+        for name, running in seasons.KINDS.items()
+    }
 
 
 def _scores(verdicts: list[Verdict]) -> list[float]:

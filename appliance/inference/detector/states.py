@@ -32,7 +32,6 @@ class States(Struct, frozen=True, forbid_unknown_fields=True):
     transit: _Rows
 
 
-WIDER = 1.3  # times what was learned, at most, is left of what units have grown
 ROOM = 1.5  # times the longest way is a way
 
 
@@ -59,10 +58,6 @@ def arrive(memory: Memory, index: Integers, rows: Integers, look: int, most: int
 def begin(memory: Memory, index: Integers, rows: Integers, look: int) -> None:
     """Another state has become known."""
     new = ~memory.two[index]
-    # What the units grew by was the other state.
-    memory.unit[:, index] = np.where(
-        new, np.minimum(memory.unit[:, index], WIDER * memory.learned[:, index]), memory.unit[:, index]
-    )
     memory.two[index] = True
     memory.transit[index] = np.where(new, look, memory.transit[index])
     memory.settled[index] = np.where(new, rows, memory.settled[index])
