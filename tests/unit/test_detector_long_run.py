@@ -185,3 +185,45 @@ def test_a_fault_that_comes_and_goes_stays_visible() -> None:
         samples[begin : begin + 40, 1] = -30.0
     found = alarms(feed(Detector(DetectorSettings()), samples))
     assert [any(begin <= row < begin + 40 for row in found) for begin in begins] == [True] * len(begins)
+
+
+def five_days(random: np.random.Generator, weeks: int) -> tuple[Rows, Rows]:
+    """Times in s from a Tuesday morning on, a row a minute: power, a temperature that follows it, pressure."""
+    times = np.arange(1.3 * 86_400.0, weeks * 604_800.0, 60.0)
+    load = np.where(times // 86_400.0 % 7 < 5, 1.0, 0.05)
+    warm, warmth = np.empty(len(load)), 1.0
+    for place, now in enumerate(load):
+        warm[place] = warmth = warmth + (now - warmth) / 60.0
+    noise = random.normal(size=(len(load), 3))
+    return times, np.stack([40.0 * load, 20.0 + 35.0 * warm, 6.0 - 1.5 * load], axis=1) + noise * [1.0, 0.3, 0.05]
+
+
+def test_weekends_are_known_after_two_and_what_runs_on_alone_is_a_fault() -> None:
+    """By the readings' own times. The power at the fourth weekend is one that the machine has every day."""
+    times, samples = five_days(np.random.default_rng(14), 4)
+    weekend = (times >= 3 * 604_800.0 + 5.5 * 86_400.0) & (times < 3 * 604_800.0 + 6.0 * 86_400.0)
+    samples[weekend, 0] += 30.0
+    detector, judged = Detector(DetectorSettings(hop=4)), []
+    for row, (at, values) in enumerate(zip(times.tolist(), samples.tolist(), strict=True)):
+        detector.push("a", Reading(START + round(at) * SECOND, dict(zip("xyz", values, strict=True))))
+        if row % 256 == 0:
+            judged += detector.judge()
+    scores = [one.score for one in judged + detector.judge()]
+    state = [False, *(score.alarm for score in scores)]
+    begins = [scores[place].at - START for place in range(len(scores)) if state[place + 1] and not state[place]]
+    weeks = [begin / SECOND / 604_800.0 for begin in begins]
+    assert [week for week in weeks if 2.1 <= week < 3.0 + 5.5 / 7.0] == []
+    assert weeks[0] < 1.0
+    assert 3.0 + 5.5 / 7.0 < weeks[-1] < 3.0 + 5.65 / 7.0
+
+
+def test_two_states_survive_a_restart() -> None:
+    samples = pump(np.random.default_rng(6), 9000)
+    straight = feed(Detector(DetectorSettings()), samples)
+    subject, found = Detector(DetectorSettings()), []
+    for begin in range(0, 9000, 750):
+        found += feed(subject, samples[begin : begin + 750], begin=begin)
+        data = subject.snapshot()
+        subject = Detector(DetectorSettings())
+        subject.restore(data)
+    assert found == straight
