@@ -17,7 +17,7 @@ MAX_READS = 64  # in one go, then others have their turn
 BUSY_GAP_S = 0.005  # arrivals closer than this start the pacing
 PACE_S = 0.005
 FULL_PACE_S = 0.002  # where so much comes that those who wait for it should not wait for the pace, too
-FULL_BYTES = 1 << 13
+FULL_BYTES = 1 << 14
 WRITE_BYTES = 1 << 16  # of joined packets, then they leave without waiting for the end of the loop's turn
 
 WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)

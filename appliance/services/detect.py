@@ -5,7 +5,6 @@ it is, after each connection to the broker: whoever listens takes the same state
 """
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from appliance.inference.detector.alarms import AlarmBook, Change
 from appliance.inference.detector.detector import Detector, Judged
 from appliance.inference.detector.feedback import Feedback, Said
 from appliance.inference.detector.quality import Limit
-from appliance.runtime import files
+from appliance.runtime import files, memory
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands
 from appliance.services.annunciator import FALLBACK, Annunciator
@@ -40,6 +39,7 @@ _T = TypeVar("_T")
 STATE_LIMIT = 256 << 20  # bytes of the state file
 PART = 2048  # messages dealt with before the event loop gets its turn
 TICK_S = 1.0
+TIDY_TICKS = 5  # between two times that free memory is given back: lessons and judgements leave some 5 MB of it
 GRACE_S = 1.0  # for an inference that is under way at the end
 LAST_S = 0.015  # so long do readings wait for others when none come any more
 OWN_ASSET, SERVED_ASSET = "millwright/detect", "millwright/infer"
@@ -130,7 +130,7 @@ class Detect:
     async def _take_readings(self, pulse: Pulse) -> None:
         async with self._bus.subscribe(topics.everything(Kind.READING)) as batches:
             await tell_ready(self._bus, pulse)
-            _settle_memory()
+            memory.settle()
             async for batch in batches:
                 for part in _parts(batch):
                     await self._detect(partial(self._intake.take, part, self._clock()))
@@ -202,6 +202,8 @@ class Detect:
             await asyncio.sleep(TICK_S)
             ticks += 1
             await self._commit([*self._book.expire(self._clock()), *self._devices(), *await self._go_round()])
+            if ticks % TIDY_TICKS == 0:
+                memory.give_back()
             if ticks % self._checkpoint_s == 0 and self._ledger.processed != self._saved_at_count:
                 await self._save()
 
@@ -381,12 +383,6 @@ def _understand(path: Path, data: bytes, adopt: Callable[[dict[str, Any]], None]
         ValueError,
     ) as error:
         raise DamagedError(f"{path} is not what this release writes ({error})") from error
-
-
-def _settle_memory() -> None:
-    """What was made so far stays: looking for garbage in it would hold up judgements for 30 ms, now and then."""
-    gc.collect()
-    gc.freeze()
 
 
 def _parts(batch: Batch) -> Iterator[Batch]:

@@ -9,7 +9,7 @@ import math
 
 ENOUGH = 128  # messages that share a judgement well
 TOGETHER = 4096  # messages after which nothing is waited for: a ring of samples has an end
-GATHER_S = 0.008  # a few messages wait so long for others
+GATHER_S = 0.012  # a few messages wait so long for others
 LONGEST_PAUSE_S = 0.02
 BUSIEST = 0.95  # share of a processor
 WEIGHT = 0.25  # of the newest share in the typical one

@@ -7,7 +7,6 @@ Each shape is compiled on its own (see `_buckets`), once: blobs keep it from the
 its tensors set for good, so that a call is one copy in, one inference, one copy out.
 """
 
-import ctypes
 import io
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -23,6 +22,7 @@ from appliance.inference.backends import _bindings, _files
 from appliance.inference.backends._buckets import Bucketed, Shapes, powers
 from appliance.inference.blobs import Blobs
 from appliance.inference.port import DTYPES, PLAN, Array, Plan, Spec
+from appliance.runtime import memory
 
 LARGE = 128 * 1024  # bytes; from here on to set a tensor costs less than to copy into one that is set
 SMALL_WEIGHTS = 4 * 1024 * 1024  # bytes; below, a second thread costs more CPU than it saves time
@@ -150,7 +150,7 @@ class _Compiler:
         if compiled is None:
             compiled = _core().compile_model(self._shaped(shapes), self._asked, self._properties)
             self._keep(key, compiled)
-            _give_memory_back()
+            memory.give_back()  # compiling leaves some 5 MB
         return compiled
 
     def _known(self, key: str) -> Any:
@@ -318,13 +318,6 @@ def _true_device(compiled: Any, asked: str) -> str:
         return ",".join(compiled.get_property("EXECUTION_DEVICES")) or asked
     except RuntimeError:
         return asked  # a plugin without this property runs what it was asked to run
-
-
-def _give_memory_back() -> None:
-    """Compiling leaves some 5 MB free inside the allocator, which glibc gives back only when told to."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _last_line(error: Exception) -> str:
