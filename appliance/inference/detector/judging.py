@@ -166,6 +166,7 @@ class Judge:
         if staying.any():
             self._remember(points.only(looked[staying]))
         moving = settled & ~uneasy & (self._memory.follow[index] > 0.0)
+        moving &= ~self._memory.two[index] | (self._memory.place_of[index] != states.BETWEEN)
         if moving.any():
             self._follow(points.only(looked[moving]))
 
@@ -281,7 +282,8 @@ class Judge:
         uneasy = np.flatnonzero(memory.uneasy[points.asset])
         if uneasy.size:
             chosen = points.only(uneasy)
-            memory.steady[chosen.asset] = self._stays(chosen)
+            known = memory.two[chosen.asset] & (memory.place_of[chosen.asset] != states.BETWEEN)
+            memory.steady[chosen.asset] = self._stays(chosen) & ~known
 
     def _stays(self, points: Points) -> NDArray[np.bool_]:
         """Are the means of the channels where they were some rows ago?"""

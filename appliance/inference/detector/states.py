@@ -59,7 +59,7 @@ def begin(memory: Memory, index: Integers, rows: Integers, look: int) -> None:
     """Another state has become known."""
     new = ~memory.two[index]
     memory.two[index] = True
-    memory.transit[index] = np.where(new, look, memory.transit[index])
+    memory.transit[index] = np.where(new, 2 * look, memory.transit[index])
     memory.settled[index] = np.where(new, rows, memory.settled[index])
     memory.moved[index] = np.where(new, rows, memory.moved[index])
     memory.place_of[index] = np.where(new, BETWEEN, memory.place_of[index])
