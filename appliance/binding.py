@@ -4,21 +4,24 @@ Beside `assembly` the only module that names adapters: those of `appliance/vault
 """
 
 import time
-from pathlib import Path
+from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from appliance import plugins
 from appliance.config.document import Document
 from appliance.config.schema import Config
+from appliance.errors import BindingError
 from appliance.vault import choice, opening
 from appliance.vault.choice import Candidate
 from appliance.vault.port import Backend, Counter
 
 if TYPE_CHECKING:
     from appliance.vault.opening import OpenVault
+    from hardware.tpm import Counter as TpmCounter
+    from hardware.tpm import Found
 
 BACKENDS = "appliance.vault.backends"
-TPM = Path("/dev/tpmrm0")
 
 
 class Box:
@@ -48,23 +51,62 @@ class Box:
         return [self._made(one.name) for one in ranked if one.strength > 0 and one.present and not one.reason]
 
     def candidates(self) -> list[Candidate]:
-        return [_tpm(), Candidate("fingerprint", 20), Candidate("plain", 0)]
+        found = self.tpm
+        tpm = Candidate("tpm", 30, found.present, found.reason, found.remedy)
+        return [tpm, Candidate("fingerprint", 20), Candidate("plain", 0)]
+
+    @cached_property
+    def tpm(self) -> "Found":
+        """What this machine has of a TPM. It is asked once."""
+        from hardware import tpm
+
+        return tpm.find()
 
     def counter(self) -> Counter | None:
-        """That tells an older vault's file from the latest."""
-        return None
+        """That tells an older vault's file from the latest; None where there is no TPM that counts."""
+        return self._counter("vault")
 
     def audit_counter(self) -> Counter | None:
         """That tells a journal that was cut off from a whole one."""
-        return None
+        return self._counter("audit")
+
+    def _counter(self, purpose: str) -> Counter | None:
+        from hardware import tpm
+
+        if self._config.vault.backend == "plain" or not self.tpm.usable:
+            return None
+        return TranslatedCounter(tpm.Tpm(self.tpm.tcti).counter(purpose, str(self.folder.resolve())))
 
     def name(self) -> str:
         """Of this box, for backups: 32 hex digits. OSError."""
         return self.machine.box_id(create=True)
 
     def _made(self, name: str) -> Backend:
-        made: Backend = plugins.load(BACKENDS, name).create(self._settings[name], self.machine)
+        from hardware import tpm
+
+        machine = tpm.Tpm(self.tpm.tcti) if name == "tpm" else self.machine
+        made: Backend = plugins.load(BACKENDS, name).create(self._settings[name], machine)
         return made
+
+
+class TranslatedCounter:
+    """A counter of `hardware`, whose troubles are OSErrors, as the vault's port has it."""
+
+    def __init__(self, counter: "TpmCounter") -> None:
+        self._counter = counter
+
+    def value(self) -> int:
+        return _counted(self._counter.value)
+
+    def advance(self) -> int:
+        return _counted(self._counter.advance)
+
+
+def _counted(act: Callable[[], int]) -> int:
+    try:
+        return act()
+    except OSError as error:
+        raise BindingError(f"the TPM's counter: {error}", "'millwright doctor' looks at the TPM; try again.") from error
 
 
 def unlock(config: Config, document: Document, *, latch: bool = False) -> "OpenVault":
@@ -77,9 +119,3 @@ def unlock(config: Config, document: Document, *, latch: bool = False) -> "OpenV
 def _settings(name: str, config: Config, document: Document) -> Any:
     table: dict[str, Any] = getattr(config.vault, name)
     return document.into(plugins.load(BACKENDS, name).Settings, table, ("vault", name))
-
-
-def _tpm() -> Candidate:
-    known = "tpm" in plugins.names(BACKENDS)
-    reason = "" if known or not TPM.exists() else "this release knows no TPM"
-    return Candidate("tpm", 30, TPM.exists(), reason)

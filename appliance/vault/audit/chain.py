@@ -169,9 +169,23 @@ class _Reader:
             return Flaw(entry.seq, "the checkpoint's signature is not of this vault's key")
         if line != _checkpoint(self._tip, entry.at, counter, raw):  # what no signature covers has one form only
             return Flaw(entry.seq, "the checkpoint was changed")
+        if flaw := self._leap(entry.seq, counter):
+            return flaw
         self._checkpoints += 1
         self._signed_through, self._counted = entry.seq, counter
         return None
+
+    def _leap(self, seq: int, counter: int | None) -> Flaw | None:
+        """Each checkpoint counts one more; the same again where the counter could not be advanced. A vault that goes on
+        writing behind a cut signs the next one with a count that gives the cut away."""
+        before = self._counted
+        if before is None or counter in (before, before + 1):
+            return None
+        return Flaw(
+            self._signed_through + 1,
+            f"the checkpoints before it and at {seq} were made at {before} and {counter} of the counter: what stood "
+            "between them was cut off, or an older copy was put back",
+        )
 
     def flaw_of_start(self) -> Flaw | None:
         """A chain begins with its first entry, or where a signed entry says that older ones were removed."""
