@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 from appliance.errors import MillwrightError, RefusedError, VaultError
 from appliance.vault import protocol
-from appliance.vault.peers import is_forged
 from appliance.vault.policy import Action, Peer, Policy, check_name
 from appliance.vault.port import AuditSink, Custody, Layer
 from appliance.vault.protocol import Request, Verb
@@ -51,7 +50,7 @@ class Desk:
     def credential(self, peer: Peer) -> Secret:
         """What systemd asks for in the name of a unit. RefusedError, VaultError."""
         request = Request(Verb.GET, self._policy().asked_for(peer))
-        if is_forged(peer):
+        if peer.is_forged:
             self._refuse(
                 f"uid {peer.uid}", request, {"reason": "only root asks in the name of a unit", "unit": peer.unit}
             )

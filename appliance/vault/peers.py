@@ -27,11 +27,6 @@ def find(sock: socket.socket) -> Peer:
     return Peer(uid, frozenset((gid, *_groups(sock))), pid, unit=unit, credential=credential)
 
 
-def is_forged(peer: Peer) -> bool:
-    """It claims to be systemd, and is not root."""
-    return bool(peer.unit) and peer.uid != 0
-
-
 def names(peer: Peer) -> tuple[str, frozenset[str]]:
     """The user's name and those of the groups. May ask a directory service: not for the event loop."""
     return _user(peer.uid), frozenset(name for gid in peer.gids if (name := _group(gid)))

@@ -56,6 +56,11 @@ class Peer:
     unit: str = ""
     credential: str = ""
 
+    @property
+    def is_forged(self) -> bool:
+        """It claims to be systemd, and is not root."""
+        return bool(self.unit) and self.uid != 0
+
     def __str__(self) -> str:
         if self.unit:
             return f"unit {self.unit}"

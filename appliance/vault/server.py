@@ -183,7 +183,7 @@ class Server:
             content = (await self.in_thread(lambda: self._desk.credential(peer))).reveal()
         except MillwrightError as error:
             log.warning("no credential '%s' for %s: %s", peer.credential, peer, error.message)
-            content = b"" if peers.is_forged(peer) else bytes(TOO_MUCH)
+            content = b"" if peer.is_forged else bytes(TOO_MUCH)
         await self._send(sock, content)
 
     async def _converse(self, sock: socket.socket, peer: Peer) -> None:
