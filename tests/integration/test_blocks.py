@@ -66,6 +66,7 @@ async def rung(bus: MqttBus) -> tuple[Alarm, dict[str, State]]:
         bus.subscribe(topics.everything(Kind.ALARM), qos=1) as alarms,
     ):
         await until(told, states, lambda: {"detect", "record"} <= {name for name, one in states.items() if one.online})
+        await bus.wait_connected(PATIENCE_S)  # what the broker has kept arrives a moment before that
         raised = asyncio.create_task(first(alarms))
         await published(bus, scores, raised)
         message = await raised
@@ -116,6 +117,7 @@ def test_a_block_that_cannot_be_is_counted_and_told(quiet_box: "Box") -> None:
                 bus.subscribe(topics.everything(Kind.STATE), qos=1) as told,
             ):
                 await until(told, states, lambda: {"detect", "record"} <= set(states))
+                await bus.wait_connected(PATIENCE_S)
                 topic = topics.topic(Kind.BLOCK, FAN)
                 bus.publish(topic, b'{"rate": 100, "values": {"x": [1, 2, 3]}}')
                 bus.publish(topic, b'{"rate": 0, "values": {"x": [1, 2, 3]}}')
