@@ -133,17 +133,16 @@ class Tpm:
 
     def unseal_signed(self, sealed: bytes, key: bytes) -> bytes:
         """RefusedError where PCR 11 is none that `key` has signed; DamagedError."""
-        from hardware.tpm import objects, registers
+        from hardware.tpm import objects, policies, registers
 
         with self.session() as link:
             now = registers.read(link, [REGISTER])
-            signature = registers.chosen(now, self._release.signatures())
-            ticket = registers.approve(link, key, signature)
-            name = objects.name_of(key)
+            ticket = registers.approve(link, key, registers.chosen(now, self._release.signatures()))
+            signed, name = policies.of_registers(now), objects.name_of(key)
 
             def meet(policy: Any) -> None:
                 registers.show(link, policy, now)
-                registers.approved(link, policy, signature, name, ticket)
+                registers.approved(link, policy, signed, name, ticket)
 
             return objects.unseal(link, sealed, meet)
 

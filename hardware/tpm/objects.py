@@ -74,8 +74,15 @@ def unseal(link: Link, sealed: bytes, meet: Callable[[ESYS_TR], None]) -> bytes:
 
 def verifier(public_key: bytes) -> TPM2B_PUBLIC:
     """From PEM or DER: P-256 or RSA of 2048 to 4096 bits. DamagedError."""
-    pem = _usable(public_key).public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return TPM2B_PUBLIC.from_pem(data=pem, objectAttributes=VERIFIER, nameAlg=TPM2_ALG.SHA256)
+    key = _usable(public_key)
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    public = TPM2B_PUBLIC.from_pem(data=pem, objectAttributes=VERIFIER, nameAlg=TPM2_ALG.SHA256)
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        # The library leaves leading zeros out, and a TPM then refuses one key in 128.
+        point = key.public_numbers()
+        public.publicArea.unique.ecc.x = point.x.to_bytes(32, "big")
+        public.publicArea.unique.ecc.y = point.y.to_bytes(32, "big")
+    return public
 
 
 def der(public_key: bytes) -> bytes:

@@ -54,39 +54,45 @@ def show(link: Link, policy: ESYS_TR, registers: Iterable[int]) -> None:
     link.esys.policy_pcr(policy_session=policy, pcr_digest=TPM2B_DIGEST(), pcrs=choice(registers))
 
 
-def chosen(now: Mapping[int, bytes], signatures: Iterable[Signature]) -> Signature:
-    """The one that speaks of the registers as they are. RefusedError where there is none."""
+def chosen(now: Mapping[int, bytes], signatures: Iterable[Signature]) -> list[Signature]:
+    """Those that speak of the registers as they are, of one key or several. RefusedError where there is none."""
     policy = policies.of_registers(now)
-    found = next((one for one in signatures if one.policy == policy), None)
-    if found is None:
+    found = [one for one in signatures if one.policy == policy]
+    if not found:
         raise RefusedError("no signature of the release is for PCR 11 as it is now")
     return found
 
 
-def approve(link: Link, public_key: bytes, signature: Signature) -> TPMT_TK_VERIFIED:
-    """The TPM's own ticket that the key has signed the policy. RefusedError where it has not."""
-    # PolicyAuthorize wants the policy and an empty reference, hashed.
-    signed = policies.hashed(signature.policy)
+def approve(link: Link, public_key: bytes, signatures: Iterable[Signature]) -> TPMT_TK_VERIFIED:
+    """The TPM's own ticket that the key has signed the policy, by one of these. RefusedError where it has not."""
     with objects.shown(link, public_key) as key:
-        try:
-            return again(
-                lambda: link.esys.verify_signature(
-                    key_handle=key,
-                    digest=objects.digest(signed),
-                    signature=signature_of(public_key, signature.signature),
-                )
-            )
-        except TSS2_Exception as error:
-            if objects.refuses(error):
-                raise RefusedError("the signature is not one of the release key that was sealed for") from error
-            raise TpmError(f"the TPM does not answer: {error}") from error
+        for one in signatures:
+            ticket = _ticket(link, key, public_key, one)
+            if ticket is not None:
+                return ticket
+    raise RefusedError("the signature is not one of the release key that was sealed for")
 
 
-def approved(link: Link, policy: ESYS_TR, signature: Signature, key_name: bytes, ticket: TPMT_TK_VERIFIED) -> None:
-    """PolicyAuthorize: what was signed stands for the policy from now on."""
+def _ticket(link: Link, key: ESYS_TR, public_key: bytes, one: Signature) -> TPMT_TK_VERIFIED | None:
+    """None where the signature is not good."""
+    try:
+        signature = signature_of(public_key, one.signature)
+        # PolicyAuthorize wants the policy and an empty reference, hashed.
+        signed = objects.digest(policies.hashed(one.policy))
+        return again(lambda: link.esys.verify_signature(key_handle=key, digest=signed, signature=signature))
+    except RefusedError:
+        return None
+    except TSS2_Exception as error:
+        if objects.refuses(error):
+            return None
+        raise TpmError(f"the TPM does not answer: {error}") from error
+
+
+def approved(link: Link, policy: ESYS_TR, signed: bytes, key_name: bytes, ticket: TPMT_TK_VERIFIED) -> None:
+    """PolicyAuthorize: the key's name stands for the policy that it has signed from now on."""
     link.esys.policy_authorize(
         policy_session=policy,
-        approved_policy=objects.digest(signature.policy),
+        approved_policy=objects.digest(signed),
         key_sign=TPM2B_NAME(key_name),
         check_ticket=ticket,
     )

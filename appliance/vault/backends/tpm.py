@@ -75,18 +75,19 @@ class TpmBackend:
             self.promise = _promise(signed=bool(machine.release_key()))
 
     def seal(self, key: Secret) -> bytes:
-        """A vault that was opened keeps its allow-list; another gets one of its own, for the machine as it is now."""
+        """A vault that was opened keeps its allow-list, unless its releases are signed with another key now; another
+        vault gets a list of its own, for the machine as it is."""
         with told(), self._tpm.session():
-            held = self._held or self._fresh()
+            release_key = self._tpm.release_key()
+            if self._held is not None and release_key in (b"", self._held.release_key):
+                return self._sealed(key, self._held)
+            held = self._fresh(release_key)
             try:
                 sealed = self._sealed(key, held)
-                if self._held is None:
-                    self.open(sealed)  # a key that does not open again here must not be relied on
-            except VaultError:
-                if self._held is None:
-                    self._tpm.remove_list(held.handle)
+                self.open(sealed)  # a key that does not open again here must not be relied on
+            except (OSError, VaultError):
+                self._tpm.remove_list(held.handle)
                 raise
-            self._held = held
             return sealed
 
     def open(self, blob: bytes) -> Opened:
@@ -100,16 +101,14 @@ class TpmBackend:
                 )
             state = self._tpm.registers(measured.bound(parsed.release_key))
             secret = self._unsealed(parsed)
-            offered = bool(self._tpm.release_key())
+            offered = self._tpm.release_key()
         key, seed = secret[:KEY_BYTES], secret[KEY_BYTES:]
         if len(seed) != SEED_BYTES or not hmac.compare_digest(measured.check(key, body), check):
             raise SealError("the TPM's binding was altered, or its halves are of different ones", RECOVER)
         self._held = Held(parsed.handle, Secret(seed), state, parsed.release_key)
-        if offered and not parsed.release_key:
-            return Opened(
-                Secret(key), ("the vault is not bound to the release yet, and this one is signed",), reseal=True
-            )
-        return Opened(Secret(key))
+        if offered in (b"", parsed.release_key):
+            return Opened(Secret(key))
+        return Opened(Secret(key), ("the vault is not bound to the key that signs this release",), reseal=True)
 
     def latch(self) -> None:
         """Extends PCR 11, and shuts the allow-list until the next boot: either alone is enough."""
@@ -155,8 +154,7 @@ class TpmBackend:
 
     # ---- sealing and unsealing -----------------------------------------------------------------------------------
 
-    def _fresh(self) -> Held:
-        release_key = self._tpm.release_key()
+    def _fresh(self, release_key: bytes) -> Held:
         state = self._tpm.registers(measured.bound(release_key))
         seed = Secret(os.urandom(SEED_BYTES))
         return Held(self._tpm.create_list(seed.reveal(), [state]), seed, state, release_key)
@@ -164,14 +162,12 @@ class TpmBackend:
     def _sealed(self, key: Secret, held: Held) -> bytes:
         tpm, secret = self._tpm, key.reveal() + held.seed.reveal()
         signed = b""
-        # A vault that was opened without a signature is bound to one when its release has one.
-        release_key = held.release_key
-        if release_key:
+        if held.release_key:
             half = os.urandom(len(secret))
-            signed, secret = tpm.seal_signed(half, release_key), _xor(secret, half)
+            signed, secret = tpm.seal_signed(half, held.release_key), _xor(secret, half)
         listed = tpm.seal_listed(secret, held.handle)
         registers = tpm.registers(measured.WATCHED) | dict(held.state)
-        blob = Blob(tpm.identity(), release_key, signed, listed, held.handle, registers)
+        blob = Blob(tpm.identity(), held.release_key, signed, listed, held.handle, registers)
         return measured.encode(blob, key.reveal())
 
     def _unsealed(self, blob: Blob) -> bytes:
