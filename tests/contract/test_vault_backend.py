@@ -1,6 +1,6 @@
 """Every backend of the vault keeps the port's promises. A new one adds its site to SITES."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from appliance import plugins
 from appliance.errors import BindingError, SealError
-from appliance.vault.backends import fingerprint, plain
+from appliance.vault.backends import fingerprint, plain, tpm
 from appliance.vault.port import KEY_BYTES, MAX_BLOB_BYTES, Backend
 from appliance.vault.secret import Secret
 from hardware.identity import INSTALLED
-from tests import boxes
+from hardware.tpm import Tpm
+from tests import boxes, software_tpm
 
 KEY = bytes(range(KEY_BYTES))
 
@@ -47,13 +48,31 @@ def of_plain(folder: Path) -> Site:
     return Site(lambda: plain.create(plain.Settings(), here), lambda: plain.create(plain.Settings(), twin))
 
 
-SITES: dict[str, Callable[[Path], Site]] = {"fingerprint": of_fingerprint, "plain": of_plain}
+def of_tpm(folder: Path) -> Site:
+    """Proven on swtpm, not on a real TPM."""
+    here, twin = software_tpm.make(), software_tpm.make()
+    SOFTWARE_TPMS.extend((here, twin))
+    signer, release = software_tpm.Signer(), bytes([1]) * 32
+    for machine in (here, twin):
+        machine.boot(release)
+    files = signer.publish(folder, release)
+
+    def at(machine: software_tpm.SoftwareTpm) -> Callable[[], Backend]:
+        return lambda: tpm.create(tpm.Settings(), Tpm(machine.tcti, files))
+
+    return Site(at(here), at(twin))
+
+
+SITES: dict[str, Callable[[Path], Site]] = {"fingerprint": of_fingerprint, "plain": of_plain, "tpm": of_tpm}
+SOFTWARE_TPMS: list[software_tpm.SoftwareTpm] = []
 
 
 @pytest.fixture(params=SITES, scope="module")
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     name: str = request.param
-    return SITES[name](tmp_path_factory.mktemp(name))
+    yield SITES[name](tmp_path_factory.mktemp(name))
+    while SOFTWARE_TPMS:
+        SOFTWARE_TPMS.pop().close()
 
 
 @pytest.fixture(scope="module")
