@@ -233,16 +233,16 @@ class Judge:
         scores[Branch.LEVEL], causes[Branch.LEVEL] = self._level(points)
         if looked.size:
             self._locate(points.only(looked))
-            strange = memory.two[points.asset] & (points.rows < memory.moved[points.asset] + self.depth)
-            scores[1:, looked[strange[looked]]] = 0.0
+            index = points.asset[looked]
+            strange = memory.two[index]
+            if strange.any():
+                strange &= points.rows[looked] < memory.moved[index] + self.depth
+                scores[1:, looked[strange]] = 0.0
             for branch, look in ((Branch.SPREAD, self._spread), (Branch.AUTOENCODER, self._shape)):
-                asset = points.asset[looked]
-                whole = points.rows[looked] - memory.begin[asset] >= self._windows[branch]
-                whole &= ~strange[looked]
-                chosen = looked[whole & (memory.unit[branch, asset] > 0.0)]
+                whole = points.rows[looked] - memory.begin[index] >= self._windows[branch]
+                chosen = looked[whole & ~strange & (memory.unit[branch, index] > 0.0)]
                 if chosen.size:
                     scores[branch, chosen], causes[branch, chosen] = look(points.only(chosen))
-            index = points.asset[looked]
             memory.held[1:, index], memory.held_cause[1:, index] = scores[1:, looked], causes[1:, looked]
         return scores, causes
 
