@@ -8,12 +8,11 @@ key can fill it.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tpm2_pytss import TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_RC, TPMA_NV
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 
-from hardware.tpm.errors import MissingError, TpmError
-from hardware.tpm.link import Link, again, code, translated
+from hardware.tpm.errors import TpmError
+from hardware.tpm.link import Link, again, translated
 
 LISTS = range(0x0180_4D57, 0x0180_4D57 + 16)
 COUNTERS = range(0x0180_4D77, 0x0180_4D77 + 16)
@@ -58,14 +57,8 @@ def undefine(link: Link, handle: int) -> None:
 @contextmanager
 def at(link: Link, handle: int) -> Iterator[ESYS_TR]:
     """MissingError where there is none. The library reads what it is, and its name, at this moment."""
-    try:
-        index = again(lambda: link.esys.tr_from_tpmpublic(handle=handle))
-    except TSS2_Exception as error:
-        if code(error) in (int(TPM2_RC.HANDLE), int(TPM2_RC.VALUE)):
-            raise MissingError(f"the TPM's index 0x{handle:x} is not there") from error
-        raise TpmError(f"the TPM's index 0x{handle:x}: {error}") from error
     with translated(f"the TPM's index 0x{handle:x}"):
-        yield index
+        yield again(lambda: link.esys.tr_from_tpmpublic(handle=handle))
 
 
 def public(link: Link, index: ESYS_TR) -> TPMS_NV_PUBLIC:
