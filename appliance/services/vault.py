@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 TOPIC = topics.topic(Kind.AUDIT, "vault")
 BROKER_S = 0.5
 AGAIN_S = 2.0  # how often a locked vault's file is looked at
-MIRRORED = 200  # audit events a minute on the bus; the journal has them all
+MIRRORED = 200  # audit events a minute in the log and on the bus; the journal has them all, counted
 MINUTE = 60_000_000_000  # ns
 
 
@@ -180,10 +180,12 @@ class Mirror:
     def note(self, actor: str, action: str, subject: str, outcome: str, detail: dict[str, Any] | None = None) -> None:
         if self.sink is not None:
             self.sink.note(actor, action, subject, outcome, detail)
+        event = Audit(self._clock(), actor, action, subject, outcome, detail or {})
+        if not self._may_tell(event.at):
+            return
         if outcome != "done":
             log.warning("%s of '%s' by %s: %s", action, subject, actor, outcome)
-        event = Audit(self._clock(), actor, action, subject, outcome, detail or {})
-        if self.loop is not None and self._may_tell(event.at):
+        if self.loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self.loop.call_soon_threadsafe(self._publish, event)
 

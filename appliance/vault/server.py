@@ -32,6 +32,7 @@ MAX_SOCKET_PATH = 107  # bytes, unix(7)
 BACKLOG = 128
 CHUNK = 64 << 10
 ACCEPT_AGAIN_S = 0.1  # after an error such as too many open files
+MALFORMED_TOLD = 20
 TIDY_S = 5.0
 TIDY_TRIED = 720  # times TIDY_S: an hour
 
@@ -203,7 +204,8 @@ class Server:
                     answered = True
             except ProtocolError as error:
                 self.malformed += 1
-                log.warning("%s sent no request: %s", peer, error)
+                # Once is enough for a log: `malformed` counts, and noise costs its sender nothing.
+                log.log(logging.DEBUG if self.malformed > MALFORMED_TOLD else logging.WARNING, "%s: %s", peer, error)
                 return
             if not frames.begun:
                 deadline = loop.time() + self._limits.idle_s

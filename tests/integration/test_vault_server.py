@@ -33,6 +33,8 @@ from appliance.vault.server import Limits, Server, listen
 
 WAIT_S = 30.0
 NOBODY = 65534
+CASES = int(os.environ.get("MILLWRIGHT_FUZZ_CASES", "1500"))
+FUZZ_S = 120 + CASES / 200
 CANARY = b"canary-3f9a1c77-of-the-vault"
 AS_ROOT = os.geteuid() == 0
 only_root = pytest.mark.skipif(not AS_ROOT and os.environ.get("CI") != "true", reason="only root can be systemd")
@@ -144,9 +146,9 @@ class Stranger:
         "path = Path(sys.argv[1])\n"
     )
 
-    def run(self, path: Path, script: str, *words: str) -> str:
+    def run(self, path: Path, script: str, *words: str, within_s: float = WAIT_S * 4) -> str:
         line = [sys.executable, "-c", self.HEAD + script, str(path), *words]
-        done = subprocess.run(line, capture_output=True, timeout=WAIT_S * 4, check=False)
+        done = subprocess.run(line, capture_output=True, timeout=within_s, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
@@ -247,14 +249,14 @@ class TestOthers:
         stranger.run(vault.socket, script)
         assert len(vault.journal()) - before < 60
 
+    @pytest.mark.timeout(FUZZ_S + WAIT_S)
     def test_noise_of_strangers_ends_their_connections_only(self, vault: Vault) -> None:
         """A slice of the fuzzing: MILLWRIGHT_FUZZ_CASES for more, MILLWRIGHT_FUZZ_SEED for others."""
-        cases = os.environ.get("MILLWRIGHT_FUZZ_CASES", "1500")
         seed = os.environ.get("MILLWRIGHT_FUZZ_SEED", "1")
-        told = stranger.run(vault.socket, FUZZ, cases, seed)
+        told = stranger.run(vault.socket, FUZZ, str(CASES), seed, within_s=FUZZ_S)
         assert CANARY.decode() not in told
         done = json.loads(told)
-        assert done["cases"] == int(cases)
+        assert done["cases"] == CASES
         assert done["leaked"] == 0 or not AS_ROOT
         assert vault.process.poll() is None
         assert vault.keeper.get("closed/one").reveal() == CANARY + b"closed/one"
