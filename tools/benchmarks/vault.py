@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from appliance.errors import MillwrightError
 from appliance.masking.finding import find
 from appliance.vault import chest, client
 from appliance.vault.backends import fingerprint, plain
@@ -256,7 +257,7 @@ def _kills(kept: Kept, parent: Path, kills: int) -> dict[str, int]:
             lost += sum(
                 _is_lost(kept.read(folder, number), number, newest) for number in range(min(newest + 1, SECRETS))
             )
-        except Exception:  # noqa: BLE001  # whatever it is: nothing opens any more
+        except (MillwrightError, OSError):
             lock_outs += 1
     return {"kills": kills, "acknowledged": acknowledged, "lost": lost, "lock_outs": lock_outs}
 
