@@ -86,7 +86,8 @@ class Tpm:
             raise TpmError("the library that speaks to a TPM is not installed: tools/setup tpm") from error
         self._link = link.connect(self._tcti())
         try:
-            yield self._link
+            with link.translated("the TPM"):  # whatever was not told more exactly
+                yield self._link
         finally:
             self._link.close()
             self._link = None
@@ -182,12 +183,13 @@ class Tpm:
             if handle in indices.LISTS:
                 indices.undefine(link, handle)
 
-    def seal_listed(self, secret: bytes, handle: int) -> bytes:
-        """For the states of the machine that the list names, now or later. At most 128 bytes."""
+    def seal_listed(self, secret: bytes, handle: int, seed: bytes) -> bytes:
+        """For the states of the machine that the list names, now or later. At most 128 bytes. MissingError where the
+        list is not the one that was made with the seed."""
         from hardware.tpm import lists, objects, policies
 
         with self.session() as link:
-            return objects.seal(link, secret, policies.of_list(lists.name(link, handle)))
+            return objects.seal(link, secret, policies.of_list(lists.name(link, handle, seed)))
 
     def unseal_listed(self, sealed: bytes, handle: int) -> bytes:
         """RefusedError where the registers are none of the list's; MissingError, DamagedError."""

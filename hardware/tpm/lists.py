@@ -1,82 +1,39 @@
 """The allow-list: which states of the registers open a key, in an index that only its writer's key can change.
 
-    content = 000b, digest of PolicyOR of the slots                      as PolicyAuthorizeNV reads it
-              01, number of registers, which, number of slots, then each slot's values; zeros to the end
-
-One write changes all of it. An index once read-locked says nothing more until the next boot.
+One write changes all of it (see `slots`). An index once read-locked says nothing more until the next boot.
 """
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tpm2_pytss.constants import ESYS_TR, TPMA_NV
-from tpm2_pytss.types import TPM2B_DIGEST, TPM2B_MAX_NV_BUFFER, TPM2B_NV_PUBLIC, TPML_DIGEST
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPMA_NV
+from tpm2_pytss.types import TPM2B_DIGEST, TPM2B_MAX_NV_BUFFER, TPM2B_NV_PUBLIC, TPML_DIGEST, TPMS_NV_PUBLIC
 
-from hardware.tpm import indices, objects, policies, registers
-from hardware.tpm.errors import DamagedError, MissingError
+from hardware.tpm import indices, objects, policies, registers, slots
+from hardware.tpm.errors import MissingError
 from hardware.tpm.link import Link, again
+from hardware.tpm.slots import Slots
 
-Slots = Sequence[Mapping[int, bytes]]  # register -> value, the same registers in each
-
-MOST_SLOTS = 4
-MOST_REGISTERS = 2
-CONTENT_BYTES = 34 + 3 + MOST_REGISTERS + MOST_SLOTS * MOST_REGISTERS * 32
 _ORDER_P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 # Anyone may read it; only PolicySigned writes it; no lock-out touches it; it can be shut until the next boot.
 LIST = TPMA_NV.POLICYWRITE | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA | TPMA_NV.READ_STCLEAR
 
 
-# ---- content: pure ----------------------------------------------------------------------------------------------
-
-
-def content_of(slots: Slots) -> bytes:
-    numbers = sorted(slots[0])
-    if not 1 <= len(slots) <= MOST_SLOTS or not 1 <= len(numbers) <= MOST_REGISTERS:
-        raise ValueError(f"an allow-list has 1 to {MOST_SLOTS} slots of 1 to {MOST_REGISTERS} registers")
-    if any(sorted(slot) != numbers for slot in slots):
-        raise ValueError("all slots of an allow-list have the same registers")
-    rest = bytes([1, len(numbers), *numbers, len(slots)]) + b"".join(policies.joined(slot) for slot in slots)
-    digest = policies.of_any([policies.of_registers(slot) for slot in slots])
-    return (struct.pack(">H", 0x000B) + digest + rest).ljust(CONTENT_BYTES, b"\0")
-
-
-def slots_of(content: bytes) -> list[dict[int, bytes]]:
-    """DamagedError where `content_of` has not made it."""
-    try:
-        rest = content[34:]
-        version, count = rest[0], rest[1]
-        numbers, many, values = list(rest[2 : 2 + count]), rest[2 + count], rest[3 + count :]
-        width = 32 * count
-        slots = [
-            {number: values[at + 32 * rank : at + 32 * rank + 32] for rank, number in enumerate(numbers)}
-            for at in range(0, many * width, width)
-        ]
-        if version == 1 and content_of(slots) == content:
-            return slots
-    except (IndexError, ValueError):
-        pass
-    raise DamagedError("the TPM's allow-list is not in order")
-
-
-# ---- in the TPM -------------------------------------------------------------------------------------------------
-
-
-def create(link: Link, seed: bytes, slots: Slots) -> int:
+def create(link: Link, seed: bytes, allowed: Slots) -> int:
     """A new list, written; `seed` (32 bytes) makes the key that may change it. Its handle."""
     for handle in indices.present(link, indices.LISTS):
         _drop_unwritten(link, handle)
     handle = indices.free(link, indices.LISTS)
-    indices.define(link, handle, LIST, policies.of_writer(objects.name_of(_public(seed))), CONTENT_BYTES)
-    write(link, handle, seed, slots)
+    indices.define(link, handle, LIST, _policy(seed), slots.CONTENT_BYTES)
+    write(link, handle, seed, allowed)
     return handle
 
 
-def write(link: Link, handle: int, seed: bytes, slots: Slots) -> None:
+def write(link: Link, handle: int, seed: bytes, allowed: Slots) -> None:
     """MissingError, or RefusedError where the seed is not the one the list was made with."""
-    content = content_of(slots)
+    content = slots.encode(allowed)
     with (
         indices.at(link, handle) as index,
         objects.shown(link, _public(seed)) as key,
@@ -97,15 +54,27 @@ def read(link: Link, handle: int) -> list[dict[int, bytes]]:
     """MissingError, RefusedError where it is shut, DamagedError."""
     with indices.at(link, handle) as index:
         _check(link, index, handle)
-        return slots_of(indices.read(link, index, CONTENT_BYTES))
+        return slots.decode(indices.read(link, index, slots.CONTENT_BYTES))
 
 
-def name(link: Link, handle: int) -> bytes:
-    """As it is while the list is not shut: being shut is a part of an index's name. MissingError."""
+def name(link: Link, handle: int, seed: bytes) -> bytes:
+    """Of the list that this seed may change, as it is while it is not shut: being shut is a part of an index's name.
+
+    MissingError where the index is another one: what is sealed must not be bound to somebody else's list.
+    """
     with indices.at(link, handle) as index:
-        public = indices.public(link, index)
-        public.attributes = TPMA_NV(int(public.attributes) & ~int(TPMA_NV.READLOCKED))
-        return bytes(TPM2B_NV_PUBLIC(public).get_name())
+        found = indices.public(link, index)
+    found.attributes = TPMA_NV(int(found.attributes) & ~int(TPMA_NV.READLOCKED))
+    expected = TPMS_NV_PUBLIC(
+        nvIndex=handle,
+        nameAlg=TPM2_ALG.SHA256,
+        attributes=TPMA_NV(int(LIST | TPMA_NV.WRITTEN)),
+        authPolicy=_policy(seed),
+        dataSize=slots.CONTENT_BYTES,
+    )
+    if found.marshal() != expected.marshal():
+        raise _another(handle)
+    return bytes(TPM2B_NV_PUBLIC(expected).get_name())
 
 
 def shut(link: Link, handle: int) -> None:
@@ -116,13 +85,13 @@ def shut(link: Link, handle: int) -> None:
 
 def unseal(link: Link, sealed: bytes, handle: int) -> bytes:
     """What was sealed under this list, where the registers are those of one of its slots."""
-    slots = read(link, handle)
-    branches = policies.pair([policies.of_registers(slot) for slot in slots])
+    allowed = read(link, handle)
+    branches = policies.pair([policies.of_registers(slot) for slot in allowed])
     digests = TPML_DIGEST([TPM2B_DIGEST(branch) for branch in branches])
     with indices.at(link, handle) as index:
 
         def meet(policy: ESYS_TR) -> None:
-            registers.show(link, policy, slots[0])
+            registers.show(link, policy, allowed[0])
             link.esys.policy_or(policy_session=policy, p_hash_list=digests)
             link.esys.policy_authorize_nv(nv_index=index, policy_session=policy)
 
@@ -131,8 +100,17 @@ def unseal(link: Link, sealed: bytes, handle: int) -> bytes:
 
 def _check(link: Link, index: ESYS_TR, handle: int) -> None:
     found = indices.public(link, index)
-    if found.dataSize != CONTENT_BYTES or int(found.attributes) & int(LIST) != int(LIST):
-        raise MissingError(f"the TPM's index 0x{handle:x} is another one than the vault's allow-list")
+    if found.dataSize != slots.CONTENT_BYTES or int(found.attributes) & int(LIST) != int(LIST):
+        raise _another(handle)
+
+
+def _another(handle: int) -> MissingError:
+    return MissingError(f"the TPM's index 0x{handle:x} is another one than the vault's allow-list")
+
+
+def _policy(seed: bytes) -> bytes:
+    """That writes the list."""
+    return policies.of_writer(objects.name_of(_public(seed)))
 
 
 def _drop_unwritten(link: Link, handle: int) -> None:

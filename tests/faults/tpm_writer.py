@@ -16,9 +16,10 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.binding import TranslatedCounter
 from appliance.errors import BindingError, VaultError
 from appliance.vault import chest
-from appliance.vault.backends.tpm import Anchor, Settings, TpmBackend, create
+from appliance.vault.backends.tpm import Settings, TpmBackend, create
 from appliance.vault.chest import Chest
 from hardware.tpm import Release, Tpm
 from tests import software_tpm
@@ -48,8 +49,8 @@ class Site:
         return Tpm(self.machine.tcti, Release(self.folder))
 
     @property
-    def counter(self) -> Anchor:
-        return Anchor(self.tpm.counter("vault", "here"))
+    def counter(self) -> TranslatedCounter:
+        return TranslatedCounter(self.tpm.counter("vault", "here"))
 
     def backend(self) -> TpmBackend:
         return create(Settings(), self.tpm)

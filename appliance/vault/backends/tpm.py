@@ -50,7 +50,7 @@ class Tpm(Protocol):
     def read_list(self, handle: int) -> list[dict[int, bytes]]: ...
     def write_list(self, handle: int, seed: bytes, slots: Sequence[Mapping[int, bytes]]) -> None: ...
     def remove_list(self, handle: int) -> None: ...
-    def seal_listed(self, secret: bytes, handle: int) -> bytes: ...
+    def seal_listed(self, secret: bytes, handle: int, seed: bytes) -> bytes: ...
     def unseal_listed(self, sealed: bytes, handle: int) -> bytes: ...
     def latch(self, lists: Iterable[int]) -> None: ...
 
@@ -165,7 +165,7 @@ class TpmBackend:
         if held.release_key:
             half = os.urandom(len(secret))
             signed, secret = tpm.seal_signed(half, held.release_key), _xor(secret, half)
-        listed = tpm.seal_listed(secret, held.handle)
+        listed = tpm.seal_listed(secret, held.handle, held.seed.reveal())
         registers = tpm.registers(measured.WATCHED) | dict(held.state)
         blob = Blob(tpm.identity(), held.release_key, signed, listed, held.handle, registers)
         return measured.encode(blob, key.reveal())
@@ -192,28 +192,6 @@ class TpmBackend:
             slots = None
         message, remedy = measured.moved(blob, now, slots, self._tpm.latch_digest)
         return BindingError(f"{message} [{error}]", remedy)
-
-
-class Ticks(Protocol):
-    """`hardware.tpm.Counter` is one; OSErrors."""
-
-    def value(self) -> int: ...
-    def advance(self) -> int: ...
-
-
-class Anchor:
-    """A counter of the TPM's as the vault's: see `hardware.tpm.counters` for what is taken away or made anew."""
-
-    def __init__(self, counter: Ticks) -> None:
-        self._counter = counter
-
-    def value(self) -> int:
-        with told():
-            return self._counter.value()
-
-    def advance(self) -> int:
-        with told():
-            return self._counter.advance()
 
 
 def create(settings: Settings, machine: Tpm) -> TpmBackend:

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from appliance.binding import TranslatedCounter
 from appliance.errors import BindingError, SealError, VaultError
 from appliance.vault import chest, measured
-from appliance.vault.backends.tpm import Anchor, Settings, TpmBackend, create
+from appliance.vault.backends.tpm import Settings, TpmBackend, create
 from appliance.vault.port import KEY_BYTES
 from appliance.vault.secret import Secret
 from hardware import tpm as hardware_tpm
@@ -418,6 +419,23 @@ def test_an_owner_who_redefines_the_index_does_not_open_it(site: Site) -> None:
         assert not site.opens(blob)
 
 
+def test_a_rotation_does_not_bind_to_a_list_that_somebody_has_put_there(site: Site) -> None:
+    backend = site.backend()
+    handle = measured.parse(backend.seal(Secret(KEY)))[0].handle
+    site.tpm.remove_list(handle)
+    assert site.tpm.create_list(bytes(32), [state(FIRST)]) == handle
+    with pytest.raises(BindingError, match="another one than the vault's"):
+        backend.seal(Secret(KEY))
+
+
+def test_an_index_that_was_left_unwritten_by_a_cut_is_used_again(site: Site) -> None:
+    from hardware.tpm import indices, lists, slots
+
+    with site.tpm.session() as link:
+        indices.define(link, indices.LISTS.start, lists.LIST, bytes(32), slots.CONTENT_BYTES)
+    assert measured.parse(site.sealed())[0].handle == indices.LISTS.start
+
+
 def public_of(site: Site, handle: int) -> bytes:
     """The policy that writes it."""
     from hardware.tpm import indices
@@ -442,13 +460,13 @@ def redefine(site: Site, handle: int, attributes: int, policy: bytes) -> None:
     """With the very policy of the one before; where a password writes it, too, it is written."""
     from tpm2_pytss.constants import TPMA_NV
 
-    from hardware.tpm import indices, lists
+    from hardware.tpm import indices, slots
 
     with site.tpm.session() as link:
-        indices.define(link, handle, TPMA_NV(attributes), policy, lists.CONTENT_BYTES)
+        indices.define(link, handle, TPMA_NV(attributes), policy, slots.CONTENT_BYTES)
         if attributes & authwrite():
             with indices.at(link, handle) as index:
-                link.esys.nv_write(nv_index=index, data=lists.content_of([state(SECOND)]))
+                link.esys.nv_write(nv_index=index, data=slots.encode([state(SECOND)]))
 
 
 def test_who_has_no_seed_does_not_write_the_allow_list(site: Site) -> None:
@@ -607,12 +625,12 @@ def test_opens_that_race_with_another_register_all_succeed(site: Site, repositor
 
 
 def test_a_counter_never_goes_back(site: Site) -> None:
-    counter = Anchor(site.tpm.counter("vault", "here"))
+    counter = TranslatedCounter(site.tpm.counter("vault", "here"))
     assert counter.value() == 0
     values = [counter.advance() for _ in range(3)]
     assert values == list(range(values[0], values[0] + 3))
     site.boot(FIRST)
-    assert Anchor(site.tpm.counter("vault", "here")).value() == values[-1]
+    assert TranslatedCounter(site.tpm.counter("vault", "here")).value() == values[-1]
 
 
 def test_counters_of_other_purposes_and_owners_are_others(site: Site) -> None:
@@ -652,8 +670,8 @@ def test_an_index_with_a_value_of_ones_choice_is_no_counter(site: Site) -> None:
 def test_an_older_file_is_known_by_the_counter(site: Site, tmp_path: Path) -> None:
     vault, kept = tmp_path / "vault", tmp_path / "kept"
 
-    def anchor() -> Anchor:
-        return Anchor(site.tpm.counter("vault", str(vault)))
+    def anchor() -> TranslatedCounter:
+        return TranslatedCounter(site.tpm.counter("vault", str(vault)))
 
     made, _ = chest.create(vault, site.backend(), "aes-256-gcm", (), anchor(), lambda: 1)
     made.put("mqtt/plant", Secret(b"old"))
