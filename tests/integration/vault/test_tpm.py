@@ -29,7 +29,7 @@ from tests.software_tpm import SECURE_BOOT, Signer, SoftwareTpm, state
 KEY = bytes(range(100, 100 + KEY_BYTES))
 FIRST, SECOND, THIRD = (bytes([number]) * 32 for number in (1, 2, 3))  # releases, as measured
 ELSEWHERE = bytes(32)
-RACES = int(os.environ.get("MILLWRIGHT_RACES", "200"))
+RACES = int(os.environ.get("MILLWRIGHT_RACES", "100"))
 # Extends a register that is not ours as fast as the TPM takes it, until its input ends. Says how often.
 DISTURBER = """
 import select, sys
