@@ -6,7 +6,7 @@
     .activate()                                  opens what was encrypted to the endorsement key for one attestation key
     .sign()                                      with the device key, which signs whatever it is given
 
-Bytes in and out: public keys are TPMT_PUBLIC, statements TPMS_ATTEST, signatures DER. Errors are those of `hardware.tpm`.
+Bytes in and out: public keys are TPMT_PUBLIC, statements TPMS_ATTEST, signatures DER. Errors: `hardware.tpm.errors`.
 Run on swtpm, not yet on a real TPM; only swtpm's indices for an endorsement certificate were read.
 """
 

@@ -37,7 +37,7 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 def found(name: str, now: int) -> Authority:
     """A new authority. `now` in UTC ns."""
     key = new_key()
-    subject = _common_name(name)
+    subject = common_name(name)
     builder = (
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(_date(now) - _BEFORE)
@@ -54,7 +54,7 @@ def issue_server(
 ) -> x509.Certificate:
     """For a server that is reached under `names`: DNS names and addresses."""
     alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
-    builder = _leaf(authority, key, names[0], now, days, ExtendedKeyUsageOID.SERVER_AUTH)
+    builder = leaf(authority, key, common_name(names[0]), now, days, ExtendedKeyUsageOID.SERVER_AUTH)
     return builder.add_extension(alternative, critical=False).sign(authority.key, hashes.SHA256())
 
 
@@ -62,7 +62,7 @@ def issue_client(
     authority: Authority, key: ec.EllipticCurvePublicKey, name: str, now: int, days: int = DAYS
 ) -> x509.Certificate:
     """For a device; the broker knows it by `name`, its common name."""
-    builder = _leaf(authority, key, name, now, days, ExtendedKeyUsageOID.CLIENT_AUTH)
+    builder = leaf(authority, key, common_name(name), now, days, ExtendedKeyUsageOID.CLIENT_AUTH)
     return builder.sign(authority.key, hashes.SHA256())
 
 
@@ -122,13 +122,19 @@ def load_key(content: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _leaf(
-    authority: Authority, key: ec.EllipticCurvePublicKey, name: str, now: int, days: int, use: x509.ObjectIdentifier
+def leaf(
+    authority: Authority,
+    key: ec.EllipticCurvePublicKey,
+    subject: x509.Name,
+    now: int,
+    days: int,
+    use: x509.ObjectIdentifier,
 ) -> x509.CertificateBuilder:
+    """A certificate for one use, yet to be signed."""
     issuer = authority.certificate
     begins = max(_date(now) - _BEFORE, issuer.not_valid_before_utc)
     return (
-        x509.CertificateBuilder(issuer.subject, _common_name(name), key, x509.random_serial_number())
+        x509.CertificateBuilder(issuer.subject, subject, key, x509.random_serial_number())
         .not_valid_before(begins)
         .not_valid_after(min(_date(now) + timedelta(days=days), NEVER))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -154,7 +160,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _common_name(name: str) -> x509.Name:
+def common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
 
 

@@ -1,12 +1,12 @@
 """How a box asks an outside authority for its certificate: the messages, and what ties them together. Pure, JSON.
 
     authority   nonce, 32 bytes, good once
-    box         Request: a certificate request (PKCS #10), signed with the key that is to be certified, and with it one of
-                  Attestation  of a TPM: its endorsement key, an attestation key, a quote of the registers and, for a key
-                               in the TPM, a statement that it is; both statements carry `binding(request, nonce)`
+    box         Request: a certificate request (PKCS #10), signed with the key that is to be certified, and with it
+                  Attestation  of a TPM: its endorsement key, an attestation key, a quote of the registers and, for a
+                               key in the TPM, a statement that it is; both carry `binding(request, nonce)`
                   Previous     a signature of `binding` with the key of the certificate that is to be renewed
                   token        a MAC of `binding` with a token that the authority gave out once
-    authority   Challenge: a secret encrypted to the endorsement key for this attestation key; nothing where there is no TPM
+    authority   Challenge: a secret encrypted to the endorsement key for this attestation key; none without a TPM
     box         Proof: a MAC of `binding` with that secret
     authority   Issued
 
@@ -33,7 +33,6 @@ from msgspec import Meta, Struct
 from appliance.errors import VaultError
 from appliance.vault.certificates.registry import NAME
 
-FORMAT = 1
 NONCE_BYTES = SECRET_BYTES = TOKEN_BYTES = 32
 MAX_BYTES = 64 << 10  # of any message
 REGISTERS = (0, 1, 2, 3, 4, 5, 6, 7, 11)  # that a box quotes; 11 is the system's own image
@@ -86,7 +85,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     attestation: Attestation | None = None
     previous: Previous | None = None
     token: Annotated[bytes, Meta(max_length=32)] = b""
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
 
 
 class Nonce(Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,7 +121,8 @@ def encode(message: Struct) -> bytes:
 
 def decode(content: bytes, kind: type[_Message]) -> _Message:
     """VaultError for what is no such message, or of a later format."""
-    return _decoded(content, kind)
+    decoded: _Message = _decoded(content, kind)
+    return decoded
 
 
 def decode_answer(content: bytes) -> Challenge | Issued | Sealed:
@@ -205,7 +205,7 @@ class RemoteKey(ec.EllipticCurvePrivateKey):
     def private_numbers(self) -> ec.EllipticCurvePrivateNumbers:
         self._refuse()
 
-    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:
+    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:  # noqa: A002  # as inherited
         self._refuse()
 
     def __copy__(self) -> "RemoteKey":
