@@ -14,8 +14,8 @@ Numbers are little-endian. The manifest is deterministic CBOR (RFC 8949, 4.2): a
                  way     how it is made from its frames: a `Way`
                  frames  their number
 
-The index has 22 bytes a frame, in the order of the files: u48 length, and the first 16 bytes of SHA-256(frame, the bytes
-of the new file that it gives; nothing where it only copies).
+The index has 22 bytes a frame, in the order of the files: u48 length, and the first 16 bytes of SHA-256(frame, the
+bytes of the new file that it gives; nothing where it only copies).
 
 A frame of the way `tensors` is a head and a payload: u32 = (length of the head << 1) | whether zstd packed it; the head
 is a CBOR list of integers, for every part its operation, the gap to the end of the part before, size, number of
@@ -240,7 +240,7 @@ def _change(plain: Any) -> Change:
             raise PatchError(f"a path that is not allowed: {str(name)[:80]!r}")
     old = _content(plain["old"]) if "old" in plain else None
     change = Change(path, _content(plain["new"]), Way(way), frames, source, old)
-    if change.way is not Way.COVERS and old is None or change.way is Way.COPY and (old != change.new or frames):
+    if (change.way is not Way.COVERS and old is None) or (change.way is Way.COPY and (old != change.new or frames)):
         raise PatchError(f"{path}: nothing to make it from")
     return change
 
