@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Audit, Kind
 from appliance.runtime.service import Clock, Pulse
+from appliance.services.enrolling import Renewal
 from appliance.services.status import Status
 from appliance.vault.desk import Desk
 from appliance.vault.locked import Locked
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 TOPIC = topics.topic(Kind.AUDIT, "vault")
 BROKER_S = 0.5
 AGAIN_S = 2.0  # how often a locked vault's file is looked at
-MIRRORED = 200  # audit events a minute in the log and on the bus; the journal has them all, counted
+MIRRORED = 200  # audit events of one actor a minute in the log and on the bus; the journal has them all, counted
 MINUTE = 60_000_000_000  # ns
 
 
@@ -62,7 +64,9 @@ class Vault:
         rules: Rules,
         owner: int,
         clock: Clock,
+        renewal: Renewal | None = None,
     ) -> None:
+        self._renewal = renewal
         self._bus, self._opening, self._stamp = bus, opening, stamp
         self._path, self._rules, self._owner, self._clock = path, rules, owner, clock
         self._opened: Opening | None = None
@@ -84,6 +88,8 @@ class Vault:
                 group.create_task(self._server.serve(listener), name="vault socket")
                 group.create_task(self._keep_trying(), name="vault opening")
                 group.create_task(self._speak(pulse), name="vault status")
+                if self._renewal is not None:
+                    group.create_task(self._renewal.run(), name="vault identity")
                 pulse.ready()
         finally:
             self._close(listener)
@@ -142,11 +148,13 @@ class Vault:
         self._ledger.received = self._desk.served + self._desk.refused
         self._ledger.processed = self._desk.served
         self._ledger.dropped = {"refused": self._desk.refused} if self._desk.refused else {}
-        troubles = [self._error.message if self._error else "", self._rules.trouble]
+        renewal = self._renewal.trouble if self._renewal and self._opened else ""
+        troubles = [self._error.message if self._error else "", self._rules.trouble, renewal]
         trouble = "; ".join(one for one in troubles if one)
         return {
             "open": self._opened is not None,
             **self._how,
+            **(self._renewal.detail() if self._renewal else {}),
             "malformed": self._server.malformed,
             "turned_away": self._server.turned_away,
             **({"trouble": trouble} if trouble else {}),
@@ -175,13 +183,13 @@ class Mirror:
         self._bus, self._clock = bus, clock
         self.sink: AuditSink | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._since, self._told = 0, 0
+        self._since, self._told = 0, Counter[str]()
 
     def note(self, actor: str, action: str, subject: str, outcome: str, detail: dict[str, Any] | None = None) -> None:
         if self.sink is not None:
             self.sink.note(actor, action, subject, outcome, detail)
         event = Audit(self._clock(), actor, action, subject, outcome, detail or {})
-        if not self._may_tell(event.at):
+        if not self._may_tell(actor, event.at):
             return
         if outcome != "done":
             log.warning("%s of '%s' by %s: %s", action, subject, actor, outcome)
@@ -193,11 +201,13 @@ class Mirror:
         if self.sink is not None:
             self.sink.tick()
 
-    def _may_tell(self, now: int) -> bool:
+    def _may_tell(self, actor: str, now: int) -> bool:
+        """Who floods hides nobody else."""
         if not 0 <= now - self._since < MINUTE:
-            self._since, self._told = now, 0
-        self._told += 1
-        return self._told <= MIRRORED
+            self._since = now
+            self._told.clear()
+        self._told[actor] += 1
+        return self._told[actor] <= MIRRORED
 
     def _publish(self, event: Audit) -> None:
         with contextlib.suppress(BusError, EventError):

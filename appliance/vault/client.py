@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from appliance.errors import VaultError
+from appliance.runtime.patience import result_within
 from appliance.vault import protocol
 from appliance.vault.policy import check_name
 from appliance.vault.port import MAX_SECRET_BYTES, Entry, Layer, Status
@@ -105,20 +106,24 @@ def by_socket(path: Path, answer_s: float = ANSWER_S) -> Asking:
 
 async def fetch(path: Path, name: str, answer_s: float = ANSWER_S) -> Secret:
     """One secret. VaultError, as above."""
-    request, loop, reply = Request(Verb.GET, name), asyncio.get_running_loop(), Reply()
+    request = Request(Verb.GET, name)
     check_bounds(request)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
             sock.setblocking(False)
-            async with asyncio.timeout(answer_s):
-                await loop.sock_connect(sock, str(path))
-                check_server(sock, path)
-                await loop.sock_sendall(sock, protocol.encode_request(request))
-                while (body := reply.feed(await loop.sock_recv(sock, CHUNK))) is None:
-                    pass
-                return Secret(body)
+            return Secret(await result_within(answer_s, _exchange(sock, path, request)))
     except (OSError, ProtocolError) as error:
         raise _explained(path, error) from None
+
+
+async def _exchange(sock: socket.socket, path: Path, request: Request) -> bytes:
+    loop, reply = asyncio.get_running_loop(), Reply()
+    await loop.sock_connect(sock, str(path))
+    check_server(sock, path)
+    await loop.sock_sendall(sock, protocol.encode_request(request))
+    while (body := reply.feed(await loop.sock_recv(sock, CHUNK))) is None:
+        pass
+    return body
 
 
 class Reply:
@@ -150,7 +155,9 @@ def check_bounds(request: Request) -> None:
         check_name(request.name)
     for text in (request.name, request.detail):
         if len(text.encode()) > protocol.MAX_NAME:
-            raise VaultError("a name that is too long", f"At most {protocol.MAX_NAME} characters.")
+            raise VaultError("a name that is too long", f"At most {protocol.MAX_NAME} bytes.")
+        if not text.isprintable():
+            raise VaultError("a name that cannot be printed", "Type it anew.")
     size = len(request.content.reveal())
     if size > MAX_SECRET_BYTES:
         raise VaultError(f"'{request.name}' would have {size} bytes", f"A secret has at most {MAX_SECRET_BYTES}.")

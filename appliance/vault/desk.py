@@ -18,7 +18,7 @@ _QUIET = frozenset({Verb.STATUS, Verb.ENTRIES, Verb.RECIPIENTS})  # tell no secr
 
 
 OWN = "millwright/"  # names of the vault's own: rules for others do not reach them
-MAX_SUBJECTS = 32  # names for which refusals of one peer are told apart; who asks for more fills no journal
+MAX_SUBJECTS = 32  # refusals and failures of one peer that are told apart; who makes up more fills no journal
 
 
 class Desk:
@@ -34,16 +34,16 @@ class Desk:
         """The body of an answer. VaultError."""
         if request.verb in _NEEDS:
             check_name(request.name)
+        self._permit(peer, request)
         if request.verb in (Verb.PUT, Verb.REMOVE) and request.name.startswith(OWN):
             raise VaultError(f"'{request.name}' is the vault's own", "Choose another namespace.")
-        self._permit(peer, request)
         try:
             body = self._do(peer, request)
         except MillwrightError as error:
-            self._note(str(peer), request, "failed", {"reason": error.message})
+            self._note_vain(peer, str(peer), request, "failed", {"reason": error.message})
             raise
         if request.verb not in _QUIET:
-            self._note(str(peer), request, "done")
+            self._note(str(peer), request, "done", _admitted(request))
         self.served += 1
         return body
 
@@ -51,9 +51,8 @@ class Desk:
         """What systemd asks for in the name of a unit. RefusedError, VaultError."""
         request = Request(Verb.GET, self._policy().asked_for(peer))
         if peer.is_forged:
-            self._refuse(
-                f"uid {peer.uid}", request, {"reason": "only root asks in the name of a unit", "unit": peer.unit}
-            )
+            reason = {"reason": "only root asks in the name of a unit", "unit": peer.unit}
+            self._refuse(peer, f"uid {peer.uid}", request, reason)
             raise RefusedError(f"uid {peer.uid} is not systemd", "Only root asks in the name of a unit.")
         return Secret(self.answer(peer, request))
 
@@ -71,7 +70,7 @@ class Desk:
         if request.verb is Verb.ROTATE and request.detail == "secret":
             action = "write"
         if not self._allows(peer, action, request.name):
-            self._refuse(str(peer), request)
+            self._refuse(peer, str(peer), request)
             subject = f"'{request.name}'" if request.name else "the vault"
             raise RefusedError(
                 f"{peer} may not {action} {subject}",
@@ -81,13 +80,22 @@ class Desk:
     def _allows(self, peer: Peer, action: Action, name: str) -> bool:
         return self._policy().allows(peer, "manage" if name.startswith(OWN) else action, name)
 
-    def _refuse(self, actor: str, request: Request, detail: dict[str, Any] | None = None) -> None:
+    def _refuse(self, peer: Peer, actor: str, request: Request, detail: dict[str, Any] | None = None) -> None:
         self.refused += 1
-        tried = self._tried.setdefault(actor, set())
-        if len(tried) >= MAX_SUBJECTS and request.name not in tried:
-            request = request._replace(name="others")
-        tried.add(request.name)
-        self._note(actor, request, "refused", detail)
+        self._note_vain(peer, actor, request, "refused", detail)
+
+    def _note_vain(
+        self, peer: Peer, actor: str, request: Request, outcome: str, detail: dict[str, Any] | None = None
+    ) -> None:
+        """What came to nothing costs its sender nothing either: of one who may not manage, only so many are told
+        apart, whatever he varies."""
+        if not self._policy().allows(peer, "manage"):
+            tried, what = self._tried.setdefault(actor, set()), str((request[:3], detail))
+            if len(tried) < MAX_SUBJECTS:
+                tried.add(what)
+            elif what not in tried:
+                request, detail = request._replace(name="others", detail=""), None
+        self._note(actor, request, outcome, detail)
 
     def _do(self, peer: Peer, request: Request) -> bytes:
         custody = self.custody
@@ -134,6 +142,14 @@ class Desk:
         action = f"vault.{request.verb.name.lower()}"
         about = {"about": request.detail[:80]} if request.detail else {}
         self._audit.note(actor, action, request.name, outcome, {**about, **(detail or {})})
+
+
+def _admitted(request: Request) -> dict[str, Any]:
+    """Who was let in: the names in the lines that were taken."""
+    if request.verb is not Verb.ADMIT:
+        return {}
+    lines = (line.partition("#")[0].split() for line in _text(request.content).splitlines())
+    return {"about": ", ".join(words[1] for words in lines if len(words) > 1)}
 
 
 def _layer(text: str) -> Layer:

@@ -5,10 +5,10 @@ A frame is four bytes of length (big-endian), then canonical CBOR:
     request   [VERSION, verb, name, detail, content]
     answer    [VERSION, code, body]
 
-`name` and `detail` are UTF-8 in byte strings; `detail` is a layer's name for ROTATE, a prefix for ENTRIES, and for
-DISMISS a recipient's name. `body` is what GET, BACKUP and RENEW ask for, CBOR for STATUS, PUT, ENTRIES and RECIPIENTS,
-[message, remedy] for an error, else empty. PART says that more of the body follows in the next answer. A request is
-read without a general decoder: there is nothing in it but numbers and byte strings.
+`name` and `detail` are printable UTF-8 in byte strings; `detail` is a layer's name for ROTATE, a prefix for ENTRIES,
+and for DISMISS a recipient's name. `body` is what GET, BACKUP and RENEW ask for, CBOR for STATUS, PUT, ENTRIES and
+RECIPIENTS, [message, remedy] for an error, else empty. PART says that more of the body follows in the next answer. A
+request is read without a general decoder: there is nothing in it but numbers and byte strings.
 """
 
 import struct
@@ -124,11 +124,11 @@ def decode_request(content: bytes) -> Request:
         reader.array(5)
         _check_version(reader)
         verb = Verb(reader.number(255))
-        name, detail = reader.string(0, MAX_NAME).decode(), reader.string(0, MAX_NAME).decode()
+        name, detail = reader.text(0, MAX_NAME), reader.text(0, MAX_NAME)  # they end in journals and on terminals
         secret = Secret(reader.string(0, MAX_SECRET_BYTES))
         reader.end()
     except (SealError, ValueError) as error:
-        # Neither the cause nor its text goes on: UnicodeDecodeError carries the bytes it was given.
+        # Neither the cause nor its text goes on: it may carry the bytes it was given.
         raise ProtocolError(f"not a request ({type(error).__name__})") from None
     return Request(verb, name, detail, secret)
 

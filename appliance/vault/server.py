@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from appliance.errors import MillwrightError, VaultError
+from appliance.runtime.patience import result_within
 from appliance.vault import peers, protocol
 from appliance.vault.desk import Desk
 from appliance.vault.policy import Peer
@@ -85,7 +86,7 @@ def listen(path: Path) -> socket.socket:
             raise VaultError(f"{path} is in the way: it is no socket", "Remove it, or set vault.socket.")
         path.unlink(missing_ok=True)
         listener.bind(str(path))
-        path.chmod(MODE)
+        _open_to_all(path)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -94,6 +95,17 @@ def listen(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _open_to_all(path: Path) -> None:
+    """Through a descriptor: whoever may write to the folder could have laid a link to another file in the meantime."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise VaultError(f"{path} was replaced by something else", "Set vault.socket to a folder of its own.")
+        Path(f"/proc/self/fd/{descriptor}").chmod(MODE)
+    finally:
+        os.close(descriptor)
 
 
 class Server:
@@ -180,10 +192,12 @@ class Server:
 
     async def _hand_over(self, sock: socket.socket, peer: Peer) -> None:
         """systemd reads to the end: the secret, and nothing else."""
+        await self._wait_its_turn(peer)
         try:
             content = (await self.in_thread(lambda: self._desk.credential(peer))).reveal()
         except MillwrightError as error:
-            log.warning("no credential '%s' for %s: %s", peer.credential, peer, error.message)
+            if not peer.is_forged:  # that one costs its sender nothing: the audit counts it
+                log.warning("no credential '%s' for %s: %s", peer.credential, peer, error.message)
             content = b"" if peer.is_forged else bytes(TOO_MUCH)
         await self._send(sock, content)
 
@@ -193,8 +207,7 @@ class Server:
         deadline = loop.time() + self._limits.idle_s
         while True:
             was_begun = frames.begun
-            async with asyncio.timeout_at(deadline):
-                data = await loop.sock_recv(sock, CHUNK)
+            data = await result_within(deadline - loop.time(), loop.sock_recv(sock, CHUNK))
             if not data:
                 return
             answered = False
@@ -225,8 +238,7 @@ class Server:
             await self._send(sock, frame)
 
     async def _send(self, sock: socket.socket, data: bytes) -> None:
-        async with asyncio.timeout(self._limits.answer_s):
-            await asyncio.get_running_loop().sock_sendall(sock, data)
+        await result_within(self._limits.answer_s, asyncio.get_running_loop().sock_sendall(sock, data))
 
     async def _wait_its_turn(self, peer: Peer) -> None:
         if self._is_ours(peer):

@@ -14,7 +14,7 @@ from appliance.vault.port import MAX_SECRET_BYTES, Entry
 from appliance.vault.protocol import MAX_NAME, MAX_REQUEST, Frames, ProtocolError, Request, Verb
 from appliance.vault.secret import Secret
 
-TEXTS = st.text(max_size=60)
+TEXTS = st.text(max_size=60).map(lambda text: "".join(filter(str.isprintable, text)))
 REQUESTS = st.builds(Request, st.sampled_from(list(Verb)), TEXTS, TEXTS, st.binary(max_size=300).map(Secret))
 
 
@@ -103,6 +103,14 @@ class TestRequests:
     def test_what_comes_near_is_refused(self, value: object) -> None:
         with pytest.raises(ProtocolError):
             protocol.decode_request(cbor2.dumps(value))
+
+    @pytest.mark.parametrize(
+        "text", ["a/b\nERROR forged: line", "\x1b[2Ja/b", "a/b\x9b31m", "a/\u202eb", "a\u2028b", "a\0b"]
+    )
+    def test_what_would_forge_a_line_of_a_log_is_no_request(self, text: str) -> None:
+        for request in (Request(Verb.ROTATE, text, "secret"), Request(Verb.ROTATE, "a/b", text)):
+            with pytest.raises(ProtocolError):
+                protocol.decode_request(content_of(protocol.encode_request(request)))
 
     def test_a_request_does_not_show_its_content(self) -> None:
         assert "hunter2" not in repr(Request(Verb.PUT, "mqtt/plant", "", Secret(b"hunter2")))

@@ -15,6 +15,7 @@ class Likeness(NamedTuple):
     action: str
     subject: str
     outcome: str
+    detail: str = ""  # JSON: what differs in it is another deed, and is not hidden behind the first
 
 
 @dataclass

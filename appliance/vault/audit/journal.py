@@ -4,6 +4,7 @@ Each note is on disk when `note` returns. A checkpoint is written every CHECKPOI
 first unsigned one, and at the close; entries behind the last one are chained but could be cut off unseen.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,6 +24,7 @@ CHECKPOINT_ENTRIES = 32
 CHECKPOINT_NS = 60_000_000_000
 FILE_BYTES = 4 << 20
 BUDGET_BYTES = 64 << 20
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME = "{:012d}.jsonl"  # the first entry's number
 
 
@@ -53,7 +55,8 @@ class Journal:
         """Never raises: a disk that is full must not keep a key from its owner. What could not be written is counted,
         and the count is written when it can be."""
         self.tick()
-        if self._folding.is_first(Likeness(actor, action, subject, outcome), self._clock()):
+        like = Likeness(actor, action, subject, outcome, json.dumps(detail or {}, sort_keys=True))
+        if self._folding.is_first(like, self._clock()):
             self._write(actor, action, subject, outcome, detail or {})
         if self._unsigned >= CHECKPOINT_ENTRIES:
             self.checkpoint()
@@ -89,7 +92,7 @@ class Journal:
 
     def _tell_repeated(self, now: int, all_of_them: bool = False) -> None:
         for like, more in self._folding.due(now, all_of_them):
-            self._write(*like, {"repeated": more})
+            self._write(*like[:4], {**json.loads(like.detail), "repeated": more})
 
     def _write(self, actor: str, action: str, subject: str, outcome: str, detail: dict[str, Any]) -> None:
         if self._lost:
@@ -105,7 +108,7 @@ class Journal:
         path = self._current()
         before = path.stat().st_size if path.exists() else 0
         try:
-            with path.open("ab") as file:
+            with os.fdopen(os.open(path, _APPEND, files.PRIVATE), "ab") as file:
                 file.write(line + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
