@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import stat
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 FILE = "instance.json"
+MAX_BYTES = 64 << 10
 PATIENCE_S = 2.0  # a broker on this machine answers within milliseconds
 START = "Start it with tools/run or 'millwright run', or name its configuration with --config."
 
@@ -58,11 +60,13 @@ def configuration(args: argparse.Namespace) -> tuple[Config, Document]:
 
 def find() -> Instance | None:
     """The instance that announced itself and is alive."""
-    path = default_run() / FILE
     try:
-        if not _trusted(path.stat().st_uid):
-            return None
-        instance = msgspec.json.decode(path.read_bytes(), type=Instance)
+        # Looked at and read by one descriptor: in a shared folder somebody could exchange the file in between.
+        with os.fdopen(os.open(default_run() / FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode) or not _trusted(facts.st_uid):
+                return None
+            instance = msgspec.json.decode(file.read(MAX_BYTES), type=Instance)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return instance if _alive(instance.pid) else None

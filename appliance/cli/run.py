@@ -207,6 +207,6 @@ def _write_report(path: Path, picture: "Picture") -> None:
 
     text = msgspec.json.format(msgspec.json.encode(picture.summary(time.time_ns())), indent=2)
     try:
-        files.write_atomic(path.absolute(), text + b"\n")
+        files.write_atomic(path.absolute(), text + b"\n", mode=0o644)
     except StoreError as error:
         raise ConfigError(error.message, "Name a file that can be written with --report.") from error

@@ -4,27 +4,33 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from appliance.errors import DamagedError, StoreError
 
+PRIVATE = 0o600  # whatever the umask
 _DIGEST = 32  # bytes of SHA-256 in front of a sealed file's content
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Temporary file, fsync, rename, fsync of the folder: at every moment the old content or the new one is there."""
+def write_atomic(path: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """Temporary file, fsync, rename, fsync of the folder: at every moment the old content or the new one is there.
+
+    In a folder that others may write to, too: what somebody has laid there under either name is not written through.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StoreError(
             f"{path} cannot be written: {error.strerror}", "Make room or give the right to write."
         ) from error
@@ -64,7 +70,7 @@ def held(path: Path, what: str) -> Iterator[None]:
     what that one does."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = path.open("a")
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE), "w")
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}", "Set paths.state and paths.run.") from error
     with file:
