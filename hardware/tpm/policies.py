@@ -12,6 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 
 DIGEST_BYTES = 32
+REGISTERS = 24  # of a bank
 START = bytes(DIGEST_BYTES)  # of every policy session
 _SHA256 = 0x000B
 _POLICY_SIGNED = 0x160
@@ -27,7 +28,7 @@ def of_registers(values: Mapping[int, bytes]) -> bytes:
 
 
 def selection(registers: Mapping[int, bytes]) -> bytes:
-    """TPML_PCR_SELECTION of one bank of 24 registers."""
+    """TPML_PCR_SELECTION of one bank."""
     bits = sum(1 << register for register in registers)
     return struct.pack(">IHB", 1, _SHA256, 3) + bits.to_bytes(3, "little")
 

@@ -21,6 +21,8 @@ def encode(slots: Slots) -> bytes:
     numbers = sorted(slots[0])
     if not 1 <= len(slots) <= MOST_SLOTS or not 1 <= len(numbers) <= MOST_REGISTERS:
         raise ValueError(f"an allow-list has 1 to {MOST_SLOTS} slots of 1 to {MOST_REGISTERS} registers")
+    if not all(0 <= number < policies.REGISTERS for number in numbers):
+        raise ValueError("an allow-list of registers that there are not")
     if any(sorted(slot) != numbers for slot in slots):
         raise ValueError("all slots of an allow-list have the same registers")
     rest = bytes([1, len(numbers), *numbers, len(slots)]) + b"".join(policies.joined(slot) for slot in slots)

@@ -54,7 +54,14 @@ def test_an_altered_allow_list_is_refused(allowed: list[dict[int, bytes]], at: i
 
 
 @pytest.mark.parametrize(
-    "wrong", [[{7: bytes(32)}] * 5, [{}], [{7: bytes(32)}, {11: bytes(32)}], [dict.fromkeys((0, 7, 11), bytes(32))]]
+    "wrong",
+    [
+        [{7: bytes(32)}] * 5,
+        [{}],
+        [{24: bytes(32)}],
+        [{7: bytes(32)}, {11: bytes(32)}],
+        [dict.fromkeys((0, 7, 11), bytes(32))],
+    ],
 )
 def test_what_no_allow_list_holds(wrong: list[dict[int, bytes]]) -> None:
     with pytest.raises(ValueError, match="allow-list"):
