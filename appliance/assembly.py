@@ -25,7 +25,7 @@ from appliance.services.status import will
 
 if TYPE_CHECKING:
     from appliance.bus.mqtt import MqttBus
-    from appliance.bus.port import Credentials
+    from appliance.bus.port import Credentials, Papers
     from appliance.connectors.port import Connector
     from appliance.inference.engine import Find
     from appliance.inference.library import Library
@@ -35,12 +35,14 @@ if TYPE_CHECKING:
     from appliance.services.admission import Admission
     from appliance.services.observe import Observer
     from appliance.services.picture import Change, Picture
+    from appliance.vault.certificates.identity import Attestor, Identities, Secrets
     from hardware.accelerators import Accelerator
 
 SERVICES = ("vault", "broker", "record", "detect", "infer", "ingest")  # in the order of their start
 DETECTED = "detected.state"
 COMPILED = "compiled"  # a folder
 DAY = 86_400_000_000_000  # ns
+UPKEEP_ANSWER_S = 5.0  # a vault that ends does not hold up what asks it from within
 
 
 def choose(wanted: Sequence[str], config: Config) -> list[str]:
@@ -98,6 +100,7 @@ def session(config: Config, client_id: str = "", last_will: Message | None = Non
         cert_file=bus.cert_file,
         key_file=bus.key_file,
         credentials=_credentials(config),
+        papers=_papers(config),
     )
 
 
@@ -112,6 +115,21 @@ def _credentials(config: Config) -> "Credentials | None":
             raise BusError(f"no password for '{username}': {error.message}", error.remedy) from None
 
     return told if username else None
+
+
+def _papers(config: Config) -> "Papers | None":
+    """As credentials: a renewed certificate is used from the next connection on."""
+    name = config.bus.identity
+    if name is None:
+        return None
+
+    async def told() -> bytes:
+        try:
+            return await reveal(config)(name)
+        except VaultError as error:
+            raise BusError(f"no certificate to show: {error.message}", error.remedy) from None
+
+    return told
 
 
 def reveal(config: Config) -> Reveal:
@@ -159,6 +177,7 @@ def check_secrets(config: Config, document: Document, names: Sequence[str]) -> N
 
 def _vault(config: Config, document: Document) -> Service:
     from appliance import binding
+    from appliance.services.enrolling import Renewal
     from appliance.services.vault import Vault
     from appliance.vault.rules import Rules
 
@@ -176,6 +195,7 @@ def _vault(config: Config, document: Document) -> Service:
         rules,
         owner,
         time.time_ns,
+        Renewal(lambda: identities(config), believed_time),
     )
 
 
@@ -191,6 +211,30 @@ def admission(config: Config) -> "Admission":
     from appliance.vault import client
 
     return Admission(client.by_socket(vault_socket(config)), config.paths.state, config.broker, time.time_ns)
+
+
+def identities(config: Config, kept: "Secrets | None" = None) -> "Identities":
+    """This box towards an outside authority; kept in the vault that runs, or the one that is named."""
+    from appliance.vault import client
+    from appliance.vault.certificates.identity import Identities
+
+    vault = kept or client.by_socket(vault_socket(config), UPKEEP_ANSWER_S)
+    return Identities(vault, believed_time, _attestor)
+
+
+def believed_time() -> int:
+    """UTC ns, never before what this software and this machine have certainly seen."""
+    from hardware import clock
+
+    now = time.time_ns()
+    return max(now, int(clock.find(now / 1e9).floor_s * 1e9))
+
+
+def _attestor() -> "Attestor | None":
+    from hardware import attestation, tpm
+
+    found = tpm.find()
+    return attestation.Attestor(tpm.Tpm(found.tcti)) if found.usable else None
 
 
 def _record(config: Config, _: Document) -> Service:

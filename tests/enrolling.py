@@ -35,7 +35,7 @@ class Box:
 
     def __post_init__(self) -> None:
         self.keeper = MemoryKeeper(self.clock)
-        self.identities = Identities(self.keeper, self.clock, self.attestor)
+        self.identities = Identities(self.keeper, self.clock, lambda: self.attestor)
         pem = (self.office.folder / "ca.pem").read_bytes()
         self.identities.open_account(Account(self.name, authority=pem, level=self.level))
 

@@ -55,6 +55,25 @@ def tls_context(ca_file: str = "", cert_file: str = "", key_file: str = "") -> s
     return context
 
 
+def with_papers(context: ssl.SSLContext, papers: bytes) -> ssl.SSLContext:
+    """A context that shows key and certificates, PEM, which touch no disk. BusError where they cannot be used."""
+    descriptor = os.memfd_create("papers", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(papers)
+        file.flush()
+        try:
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        except (OSError, ssl.SSLError) as error:
+            raise BusError(f"bus.identity cannot be used: {error}", _remedy(papers)) from error
+    return context
+
+
+def _remedy(papers: bytes) -> str:
+    if b"TSS2 PRIVATE KEY" in papers:
+        return "its key is in the TPM: OpenSSL wants tpm2-openssl for that, or enrol anew with --key vault"
+    return "put key and certificate there, both PEM, the key unencrypted"
+
+
 def explain(error: OSError) -> str:
     """What a person can read: the loops word the same failure differently."""
     if isinstance(error, ssl.SSLError | socket.gaierror) or not error.errno:

@@ -11,11 +11,11 @@ from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from appliance.bus.address import dial, explain, parse, tls_context
+from appliance.bus.address import dial, explain, parse, tls_context, with_papers
 from appliance.bus.inbox import CLAIM_S, Inbox, Subscription
 from appliance.bus.outgoing import Outgoing
 from appliance.bus.packets import Joiner, acknowledgements
-from appliance.bus.port import CAPACITY, Batch, Credentials, Message
+from appliance.bus.port import CAPACITY, Batch, Credentials, Message, Papers
 from appliance.bus.session import CONNACK, Events, Session
 from appliance.bus.wire import Wire
 from appliance.errors import BusError
@@ -37,7 +37,8 @@ class MqttBus:
     """The port over MQTT 3.1.1.
 
     `client_id` names a session that the broker keeps while we are away (a service); without it the session is forgotten
-    when it ends (a tool). The files are PEM, for mqtts. BusError for an address or files that cannot be used.
+    when it ends (a tool). The files are PEM, for mqtts; `papers` stand in place of the last two.
+    BusError for an address or files that cannot be used.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class MqttBus:
         cert_file: str = "",
         key_file: str = "",
         credentials: Credentials | None = None,
+        papers: Papers | None = None,
     ) -> None:
         self.ledger = Ledger()
         self._address = parse(url)
         self._tls: ssl.SSLContext | None = None
         if self._address.scheme == "mqtts":
             self._tls = tls_context(ca_file, cert_file, key_file)
+        self._ca_file, self._papers = ca_file, papers
         self._is_named = bool(client_id)
         self._credentials = credentials
         events = Events(self._answer, self._hang_up, self._deliver_stray)
@@ -177,7 +180,7 @@ class MqttBus:
     async def _connect(self) -> "asyncio.Future[str]":
         """A future of the reason why the connection was lost again."""
         username, password = await self._credentials() if self._credentials else ("", None)
-        sock = await dial(self._address, self._tls)
+        sock = await dial(self._address, await self._security())
         self._lost = lost = self._loop.create_future()
         self._wire = Wire(sock, self._take, self._hang_up, self._written)
         connack = self._await_answer(CONNACK)
@@ -193,6 +196,11 @@ class MqttBus:
         for callback in self._callbacks:
             self._call(callback)
         return lost
+
+    async def _security(self) -> ssl.SSLContext | None:
+        if self._tls is None or self._papers is None:
+            return self._tls
+        return with_papers(tls_context(self._ca_file), await self._papers())
 
     async def _subscribe_all(self) -> None:
         while missing := [each for each in self._inbox.subscriptions if not self._standing.issuperset(each.filters)]:

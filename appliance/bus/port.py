@@ -45,6 +45,9 @@ Batch = list[Message]
 Credentials = Callable[[], Awaitable[tuple[str, bytes]]]
 """User name and password, asked for at each connection and kept no longer. BusError where they cannot be had."""
 
+Papers = Callable[[], Awaitable[bytes]]
+"""Key and certificates, PEM, that this side shows; asked for at each connection, as above. BusError."""
+
 CAPACITY = 100_000  # messages a subscription holds for its consumer
 CAPACITY_BYTES = 64 << 20  # and bytes
 MAX_PAYLOAD = 1 << 20  # bytes; a larger message is discarded while it arrives, counted under "too-large"

@@ -57,6 +57,13 @@ class Bus(Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: Annotated[str, Meta(description="Certificates that sign the broker's, for mqtts.")] = ""
     cert_file: Annotated[str, Meta(description="This box's certificate, for mqtts.")] = ""
     key_file: Annotated[str, Meta(description="The key of `cert_file`.")] = ""
+    identity: Annotated[
+        VaultName | None,
+        Meta(
+            description="In place of both, a secret with key and certificate in PEM, such as `identity/device`: see "
+            "`millwright identity`."
+        ),
+    ] = None
     username: Annotated[str, Meta(description="Who the services are to the broker; empty: they do not say.")] = ""
     password: Annotated[
         VaultName | None, Meta(description="The secret that goes with `username`, by its name in the vault.")

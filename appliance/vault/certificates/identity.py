@@ -138,7 +138,8 @@ class Identity:
 class Identities:
     """`clock` gives UTC ns, never before what this box has certainly seen."""
 
-    def __init__(self, secrets: Secrets, clock: Callable[[], int], attestor: Attestor | None) -> None:
+    def __init__(self, secrets: Secrets, clock: Callable[[], int], attestor: Callable[[], Attestor | None]) -> None:
+        """`attestor` gives the TPM when one is needed, None where there is none that can be used."""
         self._secrets, self._clock, self._attestor = secrets, clock, attestor
 
     def current(self) -> Identity | None:
@@ -284,9 +285,10 @@ class Identities:
     # ---- the vault ----------------------------------------------------------------------------------------------
 
     def _tpm(self) -> Attestor:
-        if self._attestor is None:
-            raise BindingError("no TPM can be used", "'millwright doctor' says why; --key software does without one.")
-        return self._attestor
+        found = self._attestor()
+        if found is None:
+            raise BindingError("no TPM can be used", "'millwright doctor' says why; --key vault does without one.")
+        return found
 
     def _opened(self) -> Account:
         account = self.account()
