@@ -205,8 +205,9 @@ class Infer(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=64,
-            description="Rows of requests at the same time that are computed together; 1: none. More is faster where weights are large, for the memory of as many compiled models. Each power of two "
-            "up to it is compiled when it is first needed, and kept.",
+            description="Rows of requests at the same time that are computed together; 1: none. More is faster where "
+            "weights are large, and costs memory: each power of two up to it is compiled when it is first needed, and "
+            "kept.",
         ),
     ] = 1
     timeout_s: Annotated[float, Meta(ge=0.1, le=3600, description="A request that takes longer is refused.")] = 30.0

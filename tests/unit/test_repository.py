@@ -95,7 +95,12 @@ def test_papers_name_commands_that_exist() -> None:
     assert named - set(commands()) == set()
 
 
-def test_the_configurations_in_the_papers_are_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_configurations_in_the_papers_are_valid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (recordings := tmp_path / "recordings").mkdir()
+    (recordings / "pump1.csv").write_text("at,temperature\n2026-11-21T08:00:00Z,61.2\n")
     examples = [text for paper in papers() for text in re.findall(r"```toml\n(.*?)```", paper.read_text(), re.DOTALL)]
     assert examples
     for text in examples:
