@@ -60,9 +60,8 @@ def make(old: Path, new: Path, patch: Path, settings: Settings = Settings(), say
         scratch = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix=".mw-delta-", dir=patch.absolute().parent))
         )
-        made = [
-            _file(path, source, target, scratch, settings, say) for path, source, target in _files(old, new, folder)
-        ]
+        making = _Making(scratch, stack, settings, say)
+        made = [making.file(*named) for named in _files(old, new, folder)]
         changes = [change for change, _ in made]
         index = b"".join(bytes(candidate.index) for _, candidate in made if candidate is not None)
         head = container.written(changes, folder, index)
