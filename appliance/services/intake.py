@@ -1,5 +1,7 @@
 """From messages to rows of the detector: topics parsed once, payloads decoded, books kept."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from msgspec.structs import astuple
@@ -9,8 +11,11 @@ from appliance.errors import EventError
 from appliance.events import codec, rows, topics
 from appliance.events.ledger import Ledger
 from appliance.inference.detector.detector import Detector
+from appliance.inference.detector.lots import Lot, pack
 
 MAX_TOPICS = 16_384  # remembered
+MANY = 256  # messages from which on those of one topic are taken together
+SEVERAL = 4  # of one topic, for which that pays
 
 
 class _Lane(NamedTuple):
@@ -19,6 +24,13 @@ class _Lane(NamedTuple):
     asset: str
     points: list[str]
     decode: rows.Decode
+
+
+class _Share(NamedTuple):
+    """Of a batch: one topic's."""
+
+    lot: Lot
+    messages: Batch
 
 
 class Intake:
@@ -32,9 +44,15 @@ class Intake:
     def take(self, batch: Batch, now: int) -> None:
         """`now` in UTC ns stands in for the times of readings that carry none, a nanosecond apart: equal times would
         make a duplicate of a value that stands still."""
-        lane_of, push_row, swift = self._lanes.get, self._detector.push_row, 0
         self._ledger.received += len(batch)
-        for arrival, message in enumerate(batch, now):
+        if len(batch) < MANY:
+            self._take_in_turn(batch, now)
+        else:
+            self._take_together(batch, now)
+
+    def _take_in_turn(self, messages: Iterable[Message], now: int) -> None:
+        lane_of, push_row, swift = self._lanes.get, self._detector.push_row, 0
+        for arrival, message in enumerate(messages, now):
             lane = lane_of(message.topic)
             if lane is not None:
                 asset, points, decode = lane
@@ -47,6 +65,45 @@ class Intake:
                     continue
             self._take_thoroughly(message, arrival)
         self._ledger.processed += swift
+
+    def _take_together(self, batch: Batch, now: int) -> None:
+        """Topic by topic: an asset's own messages keep their order."""
+        by_topic: defaultdict[str, Batch] = defaultdict(list)
+        for message in batch:
+            by_topic[message.topic].append(message)
+        by_width: defaultdict[int, list[_Share]] = defaultdict(list)
+        others: Batch = []
+        for topic, messages in by_topic.items():
+            lot = self._lot(topic, messages) if len(messages) >= SEVERAL else None
+            if lot is None:
+                others += messages
+            else:
+                by_width[len(lot.points)].append(_Share(lot, messages))
+        for shares in by_width.values():
+            now = self._take_shares(shares, now)
+        self._take_in_turn(others, now)
+
+    def _lot(self, topic: str, messages: Batch) -> Lot | None:
+        """None where there is one among them that has to be looked at."""
+        lane = self._lanes.get(topic)
+        if lane is None:
+            return None
+        asset, points, decode = lane
+        try:
+            packed = pack([astuple(decode(message.payload)) for message in messages])
+        except rows.UNREADABLE:
+            return None
+        return Lot(asset, points, len(messages), packed)
+
+    def _take_shares(self, shares: list[_Share], now: int) -> int:
+        """The next time."""
+        taken = self._detector.push_lots([share.lot for share in shares], now)
+        for (_, messages), swift in zip(shares, taken, strict=True):
+            self._ledger.processed += swift
+            if swift < len(messages):
+                self._take_in_turn(messages[swift:], now + swift)
+            now += len(messages)
+        return now
 
     def _take_thoroughly(self, message: Message, arrival: int) -> None:
         self._lanes.pop(message.topic, None)

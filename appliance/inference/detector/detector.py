@@ -11,7 +11,7 @@ whether or not the detector was written down and read back in between.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +20,7 @@ from appliance.events.rows import Row
 from appliance.events.schema import Block, Reading, Stage
 from appliance.inference.detector import pace, snapshots, waveform
 from appliance.inference.detector.admission import Admission
+from appliance.inference.detector.arena import WORD
 from appliance.inference.detector.asset import Asset, Task
 from appliance.inference.detector.autoencoder import Reconstructor, Shapes
 from appliance.inference.detector.intake import Intake
@@ -27,6 +28,7 @@ from appliance.inference.detector.judging import Judge, Judged
 from appliance.inference.detector.latch import Latch
 from appliance.inference.detector.learning import Learning
 from appliance.inference.detector.level import WINDOW
+from appliance.inference.detector.lots import Lot, block_rows
 from appliance.inference.detector.memory import Memory
 from appliance.inference.detector.pace import Turn
 from appliance.inference.detector.quality import Limit
@@ -111,6 +113,38 @@ class Detector:
         if rows >= known.alert:
             self._reached(known)
         return True
+
+    def push_lots(self, lots: Sequence[Lot], at: int) -> Iterator[int]:
+        """`push_row` of one row after another, all of one width, at times a nanosecond apart from `at` on, for a third
+        of the price. Of each lot, once it is taken: how many of its rows; where one is missing `push` has to look."""
+        table, begin = block_rows(lots, at), 0
+        stride = (len(lots[0].points) + 1) * WORD
+        for asset, points, rows, _ in lots:
+            end = begin + rows * stride
+            yield self._push_lot(asset, at, points, table[begin:end])
+            at, begin = at + rows, end
+
+    def _push_lot(self, asset: str, at: int, points: list[str], table: memoryview) -> int:
+        known = self._assets.get(asset)
+        if known is None:
+            return 0
+        place, start = 0, at
+        while place < len(table) and known.channels is points and known.whole and at > known.at:
+            known.seen = _NOTHING
+            if at - known.at > known.gap:
+                self._resume(known, at - known.at)
+            cursor, stride = known.cursor, known.stride
+            # As far as nobody has to look, and not over the ring's end.
+            step = min(len(table) - place, max(known.alert - known.rows, 1) * stride, known.end - cursor)
+            self._arena.raw[cursor : cursor + step] = table[place : place + step]
+            place, cursor, count = place + step, cursor + step, step // stride
+            at += count
+            known.at = at - 1
+            known.cursor = known.start if cursor == known.end else cursor
+            known.rows += count
+            if known.rows >= known.alert:
+                self._reached(known)
+        return at - start
 
     def _append(self, known: Asset, at: int, row: Row) -> None:
         if at - known.at > known.gap:
