@@ -1,5 +1,6 @@
 """Boxes and an authority for tests of the enrolment: each box with a vault in memory, and a software TPM or none."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from appliance.vault.memory import MemoryKeeper
 from hardware import attestation
 from hardware.tpm import Tpm
 from tests import software_tpm
+from tools.certification.desk import Server
 from tools.certification.office import Office
 
 NOW = 1_795_000_000_000_000_000
@@ -67,3 +69,17 @@ def tpm(release: bytes = b"r" * 32) -> Iterator[attestation.Attestor]:
     finally:
         with suppress(OSError):
             made.close()
+
+
+@contextmanager
+def serving(made: Office, clock: Clock, port: int = 0) -> Iterator[str]:
+    """The authority over HTTPS; its address."""
+    server = Server(("127.0.0.1", port), made, ["127.0.0.1", "localhost"], clock)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -54,9 +54,8 @@ class Admission:
         """Admit a device, or renew its certificate and rights. Without a request of its own it is given a key, too.
         VaultError."""
         issuer, now = self._holdings.authority(), self._clock()
-        key = None if request else authority.new_key()
-        public = authority.key_of_request(request) if request else key.public_key() if key else None
-        assert public is not None
+        key = authority.new_key() if request is None else None
+        public = key.public_key() if key else authority.key_of_request(request or b"")
         certificate = authority.issue_client(issuer, public, device.name, now, days)
         until = round(certificate.not_valid_after_utc.timestamp()) * SECOND
         with self._registering():

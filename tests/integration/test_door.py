@@ -24,6 +24,7 @@ from appliance.vault.memory import MemoryKeeper
 
 PATIENCE_S = 30.0
 MOSQUITTO_PUB = shutil.which("mosquitto_pub") or "mosquitto_pub"
+MOSQUITTO_SUB = shutil.which("mosquitto_sub") or "mosquitto_sub"
 
 
 def free_port() -> int:
@@ -82,6 +83,27 @@ class Site:
             timeout=PATIENCE_S,
             check=False,
         )
+
+    def certify_listener(self, name: str, *subscribe: str) -> Path:
+        given = self.certify(name)
+        registered = registry.load(self.registry)
+        device = Device(name, subscribe=subscribe, serials=registered.devices[name].serials, until=self.now)
+        devices = {**registered.devices, name: device}
+        registry.save(self.registry, registry.Registered(devices=devices))
+        return given
+
+    def listen(self, given: Path, topic: str, *options: str) -> str:
+        """With mosquitto's own client, in a session that the broker keeps."""
+        own = ["--cert", str(given / "certificate.pem"), "--key", str(given / "key.pem")]
+        door = ["-h", "localhost", "-p", str(self.port), "--cafile", str(given / "ca.pem")]
+        done = subprocess.run(
+            [MOSQUITTO_SUB, *door, *own, "-i", given.name, "-c", "-q", "1", "-v", "-t", topic, *options],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=True,
+        )
+        return done.stdout
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[MosquittoBroker]:
@@ -216,3 +238,65 @@ def test_the_brokers_certificate_is_renewed_before_it_ends_and_devices_trust_it(
     assert first.authority == second.authority
     trust = ssl.create_default_context(cadata=first.authority.decode())
     assert trust.get_ca_certs()[0]["notAfter"].endswith("9999 GMT")
+
+
+class TestWhoWasAway:
+    """The door's access list holds for every listener: what the broker keeps for a session passes it once more."""
+
+    def test_a_service_of_this_box_gets_what_was_kept_for_it(self, site: Site) -> None:
+        pump = site.certify("pump-3", "mw/v1/reading/line1/pump")
+
+        async def scenario() -> list[str]:
+            async with site.open() as broker:
+                await once(site, "mw-record", "mw/v1/reading/#")
+                await site.heard(broker, (pump, "mw/v1/reading/line1/pump", "while you were away"))
+                # The access list is read anew while nobody is there.
+                site.certify("press-2", "mw/v1/reading/line1/press")
+                await read_again(site, broker, "press-2", present=True)
+                await site.heard(broker, (pump, "mw/v1/reading/line1/pump", "and later"))
+                return await kept(site, "mw-record", "mw/v1/reading/#", "and later")
+
+        got = asyncio.run(scenario())
+        assert [one for one in got if one.startswith("mw/v1/reading/line1/pump")] == [
+            "mw/v1/reading/line1/pump while you were away",
+            "mw/v1/reading/line1/pump and later",
+        ]
+
+    def test_a_device_gets_what_it_may_hear(self, site: Site) -> None:
+        scada = site.certify_listener("scada", "mw/v1/alarm/#")
+
+        async def scenario() -> str:
+            async with site.open() as broker:
+                await asyncio.to_thread(site.listen, scada, "mw/#", "-E")
+                async with MqttBus(f"unix:{site.paths.run}/mqtt.sock") as bus:
+                    await bus.wait_connected(PATIENCE_S)
+                    bus.publish("mw/v1/score/line1/pump", b"not for you", qos=1)
+                    bus.publish("mw/v1/alarm/line1/pump", b"hot", qos=1)
+                    await bus.drain()
+                await site.heard(broker)
+                return await asyncio.to_thread(site.listen, scada, "mw/#", "-C", "1")
+
+        assert asyncio.run(scenario()) == "mw/v1/alarm/line1/pump hot\n"
+
+
+async def once(site: Site, client_id: str, topic: str) -> None:
+    """A session with a name that subscribes and leaves."""
+    async with MqttBus(f"unix:{site.paths.run}/mqtt.sock", client_id=client_id) as bus:
+        await bus.wait_connected(PATIENCE_S)
+        async with bus.subscribe(topic, qos=1):
+            await bus.wait_connected(PATIENCE_S)
+            return
+
+
+async def kept(site: Site, client_id: str, topic: str, last: str) -> list[str]:
+    got: list[str] = []
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        MqttBus(f"unix:{site.paths.run}/mqtt.sock", client_id=client_id) as bus,
+        bus.subscribe(topic, qos=1) as batches,
+    ):
+        async for batch in batches:
+            got += [f"{one.topic} {bytes(one.payload).decode()}" for one in batch]
+            if any(one.endswith(last) for one in got):
+                return got
+    raise AssertionError("the bus ended")
