@@ -235,8 +235,8 @@ def _change(plain: Any) -> Change:
     path, way, frames, source = plain["path"], plain["way"], plain["frames"], plain.get("from")
     if ("from" in plain) != ("old" in plain) or way not in tuple(Way) or not _within(frames, MAX_FRAMES):
         raise PatchError("a file that is not described as it should be")
-    for name in (path, source):
-        if name is not None and not safe(name):
+    for name in (path, *([source] if "from" in plain else [])):
+        if not safe(name):
             raise PatchError(f"a path that is not allowed: {str(name)[:80]!r}")
     old = _content(plain["old"]) if "old" in plain else None
     change = Change(path, _content(plain["new"]), Way(way), frames, source, old)
