@@ -183,11 +183,11 @@ class _Work:
             begin = journal.position if journal.position.file == number else Position(number)
             synced = begin.written
             for position in way.run(begin):
-                progress(position.written)
                 if position.written - synced >= SYNC_BYTES:
                     target.sync()
                     journal.record(replace(position, state=way.state()))
                     synced = position.written
+                progress(position.written)
             target.sync()
             if target.digest() != change.new.sha256:
                 raise MismatchError(f"{change.path} did not become what it should", "fetch the whole model instead")

@@ -1,6 +1,7 @@
 """Any bytes: ranges that are found, frames that give the file back, and frames that are refused."""
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_ranges_that_moved_are_found() -> None:
     old, new = moved()
     found = covers.find(array(old), array(new))
     assert sum(cover.size for cover in found) > 0.98 * len(new)
-    assert all(first.new + first.size <= second.new for first, second in zip(found, found[1:], strict=False))
+    assert all(first.new + first.size <= second.new for first, second in pairwise(found))
     packed = frames(old, new)
     assert sum(map(len, packed)) < 1500
     assert given_back(old, len(new), packed) == new
