@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from appliance.masking.patterns import PATTERNS, WORD_WITHIN, Kind, Pattern
+from appliance.masking.spelling import is_in_a_row
 
 
 class Finding(NamedTuple):
@@ -19,8 +20,9 @@ class Finding(NamedTuple):
     end: int
 
 
-_WORTH_A_LOOK = re.compile(r"\d|[@\uff20\ufe6b]")
-_SEPARATORS = re.compile(r"[ \t\x00\-.]")
+_WORTH_A_LOOK = re.compile(r"\d|[@\uff20\ufe6b]|[(\[{（【<](?i:at)[)\]}）】>]| (?i:dot) ")
+_OTHERS = bytes(code for code in range(256) if not chr(code).isdigit() or code > 0x7F)
+_SEPARATORS = re.compile(r"[ \t\x00\-./_~*()\[\]{},|:\\]+")
 
 
 def find(text: str) -> list[Finding]:
@@ -28,11 +30,13 @@ def find(text: str) -> list[Finding]:
     if not _WORTH_A_LOOK.search(text):
         return []
     plain = _plain(text)
+    digits = len(plain.encode("ascii", "replace").translate(None, _OTHERS))
     taken: list[Finding] = []
     for pattern in PATTERNS:
-        found = list(_matches(pattern, plain)) if pattern.gate in plain else []
-        plain = _without(plain, found)
-        taken += found
+        found = list(_matches(pattern, plain)) if digits >= pattern.digits and pattern.gate(plain) else []
+        if found:
+            plain = _without(plain, found)
+            taken += found
     return sorted(taken, key=lambda one: one.start)
 
 
@@ -42,15 +46,20 @@ def _without(text: str, found: list[Finding]) -> str:
     for one in found:
         parts += [text[at : one.start], "\x01" * (one.end - one.start)]
         at = one.end
-    return "".join([*parts, text[at:]]) if found else text
+    return "".join([*parts, text[at:]])
 
 
 def _matches(pattern: Pattern, text: str) -> Iterator[Finding]:
     at = 0
     while match := pattern.shape.search(text, at):
         start = match.start()
-        end = _checked_end(pattern, match, text[max(0, start - WORD_WITHIN) : start])
+        before = text[max(0, start - WORD_WITHIN) : start]
+        end = _checked_end(pattern, match, before)
+        if end and not pattern.rows and is_in_a_row(text[start:end], before, text[end : end + WORD_WITHIN]):
+            end = 0
         if end:
+            while text[end : end + 1] == "\x00":  # the frame of a keycap
+                end += 1
             yield Finding(pattern.kind, start, end)
         at = end or start + 1  # the next group of digits may begin a number that this one ran into
 
@@ -58,7 +67,7 @@ def _matches(pattern: Pattern, text: str) -> Iterator[Finding]:
 def _checked_end(pattern: Pattern, match: re.Match[str], before: str) -> int:
     """Where the number ends; 0: it is none. It may have run into the one behind it: "4111 1111 1111 1111 12 kg"."""
     written = match[0]
-    while not pattern.check(_SEPARATORS.sub("", written), before):
+    while not (pattern.spelled(written) and pattern.check(_SEPARATORS.sub("", written), before)):
         places = [separator.start() for separator in _SEPARATORS.finditer(written)]
         written = written[: places[-1]] if places else ""
         if not pattern.shape.fullmatch(written):
@@ -77,7 +86,11 @@ def _look_alikes() -> dict[int, str]:
             table[code] = plain
         elif unicodedata.category(character) == "Nd":
             table[code] = str(unicodedata.digit(character))
-    table.update(dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2013, 0x2014, 0x2212, 0xFF0D), "-"))  # dashes
+    table.update(dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2013, 0x2014, 0x2015, 0x2212, 0x30FC, 0xFF0D), "-"))  # dashes
+    # What stands between digits for the eye: dots in the middle, Chinese commas; not the comma of a table.
+    table.update(dict.fromkeys(map(ord, "·•‧∙⋅・･、，"), "~"))
+    table.update({ord("。"): ".", ord("｡"): ".", 0xFE0F: "\x00", 0x20E3: "\x00"})  # the last two: keycaps
+    table.update(zip(map(ord, "【】〔〕［］「」"), "[][][][]", strict=True))
     return table
 
 
@@ -86,4 +99,4 @@ _FOREIGN = re.compile(r"[^\x00-\x7f]+")
 
 
 def _plain(text: str) -> str:
-    return _FOREIGN.sub(lambda match: match[0].translate(_LOOK_ALIKES), text)
+    return text if text.isascii() else _FOREIGN.sub(lambda match: match[0].translate(_LOOK_ALIKES), text)

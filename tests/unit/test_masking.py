@@ -11,7 +11,7 @@ from appliance.masking import numbers
 from appliance.masking.finding import find
 from appliance.masking.masker import Masker, Policy
 from appliance.masking.tokens import KEY_BYTES, Tokens
-from tools.benchmarks.people import machines, people
+from tools.benchmarks.people import machines, odd, people, rows
 
 KEY = bytes(range(KEY_BYTES))
 RESIDENT = "11010519491231002X"  # the example of GB 11643-1999
@@ -31,6 +31,20 @@ class TestRecall:
         ]
         assert missed == []
 
+    def test_rare_spellings_are_found_whole(self) -> None:
+        """But for a bracket at either end."""
+        missed = [
+            sample.text
+            for sample in odd(seed=13, count=20_000)
+            if not any(f.start <= sample.start + 1 and sample.end - 1 <= f.end for f in find(sample.text))
+        ]
+        assert missed == []
+
+    def test_rows_of_numbers_are_left_alone(self) -> None:
+        """A resident id's check and date leave one row of some thousands to chance."""
+        changed = [sample.text for sample in rows(seed=14, count=20_000) if find(sample.text)]
+        assert len(changed) <= 10, changed
+
     def test_machine_data_is_left_alone(self) -> None:
         masker = Masker(Policy())
         changed = [sample.text for sample in machines(seed=12, count=20_000) if masker.text(sample.text) != sample.text]
@@ -48,6 +62,8 @@ class TestRecall:
             ("００８６１３８１２３４５６７８", "phone", "００８６１３８１２３４５６７８"),  # full width
             ("+49 (0) 89 1234567", "phone", "+49 (0) 89 1234567"),
             ("0755-26001234-801", "phone", "0755-26001234-801"),
+            ("Ruf 0755-26001234.", "phone", "0755-26001234"),  # the end of a sentence
+            ("电话：01088888888", "phone", "01088888888"),
             ("mail a.b@例子.中国 now", "e-mail", "a.b@例子.中国"),
             ("Reisepass Nr.: C01X00T47", "passport", "C01X00T47"),
             (
@@ -75,6 +91,10 @@ class TestRecall:
             "4111 1111 1111 1112",  # Luhn
             "0.13812345678",
             "sn 113812345678",
+            "+12.3456789",  # signed, not called
+            "1.3.6.1.2.1.2.2.1.6.1",  # SNMP
+            "134.12345678",
+            "62.5 78.9 44.1 76.4 19.0 35.9",  # adds up
             "C01X00T47",  # no word says that it is a passport
             "a@b",
         ],

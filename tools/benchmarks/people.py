@@ -25,6 +25,23 @@ def people(seed: int, count: int) -> Iterator[Sample]:
         yield Sample(before + written + after, kind, len(before), len(before) + len(written))
 
 
+def odd(seed: int, count: int) -> Iterator[Sample]:
+    """As `people`, in spellings that are rare and still a person's: brackets, slashes, blanks between all digits, half
+    of it in full width, the dots of an input method."""
+    dice = random.Random(seed)
+    for _ in range(count):
+        kind, written = dice.choice(_ODD)(dice)
+        before, after = dice.choice(_AROUND)
+        yield Sample(before + written + after, kind, len(before), len(before) + len(written))
+
+
+def rows(seed: int, count: int) -> Iterator[Sample]:
+    """Rows of measurements, counters and addresses, whose digits joined would often pass a card's check."""
+    dice = random.Random(seed)
+    for _ in range(count):
+        yield Sample(dice.choice(_ROWS)(dice), "", 0, 0)
+
+
 def machines(seed: int, count: int) -> Iterator[Sample]:
     """Texts of machines: times, measurements, hashes, addresses, versions, orders."""
     dice = random.Random(seed)
@@ -51,11 +68,7 @@ def _written(dice: random.Random, number: str, groups: tuple[int, ...]) -> str:
     if way == 3:
         cut = dice.randrange(1, len(number))
         return number[:cut] + dice.choice("\u200b\u2060\ufeff") + number[cut:]
-    parts, at = [], 0
-    for size in groups:
-        parts.append(number[at : at + size])
-        at += size
-    return dice.choice(" -\u2011").join(part for part in [*parts, number[at:]] if part)
+    return _cut(number, groups, dice.choice(" -\u2011"))
 
 
 def _resident_id(dice: random.Random) -> str:
@@ -140,6 +153,105 @@ _MAKERS: dict[str, Callable[[random.Random], str]] = {
     "passport": _passport,
 }
 
+
+def _mobile(dice: random.Random) -> str:
+    return "1" + dice.choice("3456789") + _digits(dice, 9)
+
+
+def _plain_number(dice: random.Random) -> tuple[str, str, tuple[int, ...]]:
+    """Its kind, digits, and groups to write it in."""
+    match dice.randrange(3):
+        case 0:
+            return "phone", _mobile(dice), dice.choice(((3, 4, 4), (4, 4, 3), (3, 3, 5)))
+        case 1:
+            number = next(n for n in iter(lambda: _resident_id(dice), "") if len(n) == 18 and n.isascii())
+            return "resident-id", number, dice.choice(((6, 8, 4), (6, 4, 4, 4), (6, 4, 2, 2, 4), (4, 4, 4, 4, 2)))
+        case _:
+            prefix, length, groups = dice.choice(
+                (("62", 19, (4, 4, 4, 4, 3)), ("4", 16, (4,) * 4), ("37", 15, (4, 6, 5)))
+            )
+            return "bank-card", _luhn(prefix + _digits(dice, length - 1 - len(prefix))), groups
+
+
+def _in_groups(dice: random.Random) -> tuple[str, str]:
+    kind, number, groups = _plain_number(dice)
+    separators = ("  ", " - ", "–", "—", "/", " / ", "_", "·", "•", "，", "、", "~", "*", "\u3000", "\t", "\u00a0")
+    return kind, _cut(number, groups, dice.choice(separators))
+
+
+def _one_by_one(dice: random.Random) -> tuple[str, str]:
+    kind, number, _ = _plain_number(dice)
+    return kind, dice.choice(" -\u3000").join(number)
+
+
+def _in_mixed_widths(dice: random.Random) -> tuple[str, str]:
+    kind, number, groups = _plain_number(dice)
+    written = _cut(number, groups, dice.choice(("", " ")))
+    return kind, "".join(chr(ord(c) + 0xFEE0) if c != " " and dice.random() < 0.5 else c for c in written)
+
+
+def _in_brackets(dice: random.Random) -> tuple[str, str]:
+    left, right = dice.choice(("()", "[]", "（）", "【】"))
+    kind, number, groups = _plain_number(dice)
+    parts = _cut(number, groups, "\n").split("\n")
+    if dice.randrange(2):
+        return kind, "".join(f"{left}{part}{right}" for part in parts)
+    marked = dice.randrange(len(parts))
+    return kind, " ".join(f"{left}{part}{right}" if at == marked else part for at, part in enumerate(parts))
+
+
+def _as_keycaps(dice: random.Random) -> tuple[str, str]:
+    return "phone", "".join(f"{digit}\ufe0f\u20e3" for digit in _mobile(dice))
+
+
+def _dialled(dice: random.Random) -> tuple[str, str]:
+    code = dice.choice(("+86·", "(+86)", "+(86)", "0086 ", "[86]", "+ 86 ", "＋86 ", "+86/", "86-"))
+    fixed = dice.choice(
+        ("010 8888 {0}", "010/8888{0}", "010.8888{0}", "(010)8888-{0}", "【021】 5555 {0}", "0755-2600{0}转801")
+    )
+    world = dice.choice(
+        ("+49/89/123{0}", "+49 (89) 123{0}", "+1/212/555/{0}", "+33.1.23.45.{0}", "[212] 555-{0}", "1-212-555-{0}")
+    )
+    last = _digits(dice, 4)
+    mobile = code + _cut(_mobile(dice), (3, 4, 4), dice.choice(("", " ", "-")))
+    return "phone", dice.choice((mobile, fixed.format(last), world.format(last)))
+
+
+def _hidden_mail(dice: random.Random) -> tuple[str, str]:
+    form = dice.choice(
+        (
+            "{0} @ example.com",
+            "{0}@example。com",
+            "{0}(at)example.com",
+            "{0} [at] example [dot] com",
+            "{0}【at】example.com",
+            "{0} at example dot com",
+            "{0}@example .com",
+            "{0}(@)example.com",
+        )
+    )
+    return "e-mail", form.format("li.wei" + _digits(dice, 2))
+
+
+def _cut(number: str, groups: tuple[int, ...], separator: str) -> str:
+    parts, at = [], 0
+    for size in groups:
+        parts.append(number[at : at + size])
+        at += size
+    return separator.join(part for part in [*parts, number[at:]] if part)
+
+
+_ODD: tuple[Callable[[random.Random], tuple[str, str]], ...] = (
+    _in_groups,
+    _in_groups,
+    _one_by_one,
+    _in_mixed_widths,
+    _in_brackets,
+    _as_keycaps,
+    _dialled,
+    _hidden_mail,
+)
+
 _AROUND = (
     ("联系人 李伟 ", "，请尽快处理"),
     ("身份证号码：", "。"),
@@ -178,4 +290,19 @@ _MACHINE: tuple[Callable[[random.Random], str], ...] = (
     lambda dice: f"{dice.getrandbits(32):08x}-4a1b-9c3d-8e2f-{dice.getrandbits(48):012x}",
     lambda dice: f"ms={1_700_000_000_000 + dice.randrange(10**11)} us={1_700_000_000_000_000 + dice.randrange(10**14)}",
     lambda dice: f"轴承温度 {dice.uniform(20, 90):.2f} 摄氏度, 第{dice.randrange(10**6)}批",
+)
+
+_ROWS: tuple[Callable[[random.Random], str], ...] = (
+    lambda dice: " ".join(f"{dice.uniform(10, 99):.1f}" for _ in range(10)),
+    lambda dice: " ".join(f"{dice.uniform(10, 99):.2f}" for _ in range(10)),
+    lambda dice: ",".join(f"{dice.uniform(0, 9):.3f}" for _ in range(10)),
+    lambda dice: " ".join(str(dice.randrange(10, 99)) for _ in range(12)),
+    lambda dice: " ".join(str(dice.randrange(100, 999)) for _ in range(12)),
+    lambda dice: " ".join(str(dice.randrange(1000, 9999)) for _ in range(12)),
+    lambda dice: ", ".join(str(dice.randrange(1000, 9999)) for _ in range(12)),
+    lambda dice: " ".join(str(dice.randrange(10)) for _ in range(24)),
+    lambda dice: f"dx {dice.uniform(1, 99):+.6f} dy {dice.uniform(1, 99):+.7f} mm",
+    lambda dice: ".".join(str(dice.randrange(256)) for _ in range(4)) + f":{dice.randrange(65536)}",
+    lambda dice: "1.3.6.1.2.1." + ".".join(str(dice.randrange(30)) for _ in range(7)),
+    lambda dice: f"{dice.uniform(1, 9):.15f}e+{dice.randrange(20):02}",
 )
