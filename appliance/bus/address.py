@@ -70,7 +70,7 @@ def with_papers(context: ssl.SSLContext, papers: bytes) -> ssl.SSLContext:
 
 def _remedy(papers: bytes) -> str:
     if b"TSS2 PRIVATE KEY" in papers:
-        return "its key is in the TPM: OpenSSL wants tpm2-openssl for that, or enrol anew with --key vault"
+        return "its key is in the TPM, which OpenSSL cannot use by itself: enrol anew with --key vault"
     return "put key and certificate there, both PEM, the key unencrypted"
 
 

@@ -5,8 +5,8 @@ millwright identity request FILE --ca ca.pem --nonce NONCE --token TOKEN    the 
 millwright identity install FILE                                            and the answer to it
 millwright identity status
 
-Then `[bus] identity = {vault = "identity/device"}` shows it to an mqtts broker. The key stays in the TPM, or in the
-vault; the running vault renews the certificate after two thirds of its life, once it was enrolled over the network.
+Then `[bus] identity = {vault = "identity/device"}` shows it to an mqtts broker. The key stays in the vault, or in the
+TPM; the running vault renews the certificate after two thirds of its life, once it was enrolled over the network.
 `tools/ca` is an authority for small sites. Devices of this box need none of this: see `millwright devices`.
 """
 
@@ -68,7 +68,10 @@ def _asking(parser: argparse.ArgumentParser) -> None:
         help=f"that admits it once; better in ${TOKEN_VARIABLE}, which other users of the machine cannot read",
     )
     parser.add_argument(
-        "--key", choices=("tpm", "vault"), help="where the key is kept (default: the TPM if there is one)"
+        "--key",
+        choices=("vault", "tpm"),
+        default="vault",
+        help="where it is kept: in the vault (default), or in the TPM, which no TLS of this release can use by itself",
     )
 
 
@@ -168,7 +171,7 @@ def _told(found: "Identity") -> list[str]:
         'use       [bus] identity = {vault = "identity/device"}',
     ]
     if found.in_tpm:
-        lines.append("note      for TLS with a key in the TPM, OpenSSL wants tpm2-openssl; or enrol with --key vault")
+        lines.append("note      the key is in the TPM: bus.identity wants an OpenSSL that can use it there")
     return lines
 
 
@@ -195,7 +198,7 @@ def _account(args: argparse.Namespace, url: str, authority: bytes) -> "Account":
     return Account(args.name or socket.gethostname().split(".")[0].lower(), url, authority, _level(args.key))
 
 
-def _level(key: str | None) -> "Level":
+def _level(key: str) -> "Level":
     """What can be shown here: a key in the TPM, a box that has one, or neither."""
     from appliance.vault.certificates.enrolment import Level
     from hardware import tpm

@@ -309,7 +309,7 @@ def test_without_an_identity_the_session_says_why(vault: Box, elsewhere: Elsewhe
 @pytest.mark.parametrize(
     ("papers", "remedy"),
     [
-        (b"-----BEGIN TSS2 PRIVATE KEY-----\nAA==\n-----END TSS2 PRIVATE KEY-----\n", "tpm2-openssl"),
+        (b"-----BEGIN TSS2 PRIVATE KEY-----\nAA==\n-----END TSS2 PRIVATE KEY-----\n", "--key vault"),
         (b"nonsense", "both PEM"),
     ],
 )

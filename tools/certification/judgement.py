@@ -24,8 +24,8 @@ from msgspec import Meta, Struct, field
 
 from appliance.errors import RefusedError
 from appliance.vault.certificates import enrolment
+from appliance.vault.certificates.authority import NAME
 from appliance.vault.certificates.enrolment import Attestation, Level, Previous, Request, Signed
-from appliance.vault.certificates.registry import NAME
 from tools.certification import structures
 
 _KEPT_INSIDE = structures.FIXED_TPM | structures.FIXED_PARENT | structures.SENSITIVE_ORIGIN

@@ -24,9 +24,8 @@ from msgspec import Struct, field
 from appliance.errors import ConfigError, DamagedError, RefusedError, StoreError, VaultError
 from appliance.runtime import files
 from appliance.vault.certificates import authority, enrolment
-from appliance.vault.certificates.authority import Authority
+from appliance.vault.certificates.authority import NAME, Authority
 from appliance.vault.certificates.enrolment import Challenge, Issued, Proof, Request, Sealed
-from appliance.vault.certificates.registry import NAME
 from tools.certification import structures
 from tools.certification.judgement import Known, Rules, Verdict, judge
 

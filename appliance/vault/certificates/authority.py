@@ -4,6 +4,7 @@ Pure: keys, names and times in, certificates out. ECDSA on P-256, which every de
 certificate never ends (RFC 5280's 99991231235959Z): a box that nobody visits has no one to renew it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from appliance.errors import VaultError
 
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")  # of a device or a box, its common name
 DAYS = 397
 NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 # Clocks of small devices are behind; a certificate that is valid from now on only would lock them out today.

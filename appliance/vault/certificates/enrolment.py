@@ -31,7 +31,7 @@ from cryptography.x509.oid import NameOID
 from msgspec import Meta, Struct
 
 from appliance.errors import VaultError
-from appliance.vault.certificates.registry import NAME
+from appliance.vault.certificates.authority import NAME
 
 NONCE_BYTES = SECRET_BYTES = TOKEN_BYTES = 32
 MAX_BYTES = 64 << 10  # of any message

@@ -1,6 +1,5 @@
 """Who has a certificate of this box, and what he may do on the bus. One file, without secrets."""
 
-import re
 from pathlib import Path
 
 import msgspec
@@ -8,9 +7,9 @@ from msgspec import Struct, field
 
 from appliance.errors import DamagedError, VaultError
 from appliance.runtime import files
+from appliance.vault.certificates.authority import NAME
 
 FILE = "devices.json"
-NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 MAX_DEVICES = 100_000
 MAX_BYTES = 64 << 20
 
