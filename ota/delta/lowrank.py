@@ -1,0 +1,80 @@
+"""Changes of low rank: found by the encoder, exact in the decoder.
+
+U [rows, rank] and V [rank, columns] are integers, each component of V moved up by a shift of its own, so their product
+in float64 is exact in whatever order it is summed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+MAX_RANK = 64
+MAX_FACTOR = (1 << 15) - 1
+MAX_SHIFT = 16  # 15 + 15 + 16 bits and 64 components: below 2^53
+_STEP = 12**0.5  # of a factor, in residuals over the length of its partner: what is saved and paid are even there
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Integers; the change is ldexp(U @ (V << shifts), exponent)."""
+
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    shifts: NDArray[np.int32]
+    exponent: int
+
+    def head(self, rank: int) -> "Factors":
+        return Factors(self.left[:, :rank], self.right[:rank], self.shifts[:rank], self.exponent)
+
+
+def shifted(right: NDArray[np.int32], shifts: NDArray[np.int32]) -> NDArray[np.float64]:
+    """V as the decoder multiplies with it."""
+    return (right.astype(np.int64) << shifts.astype(np.int64)[:, None]).astype(np.float64)
+
+
+def product(left: NDArray[np.int32], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """U V as integers."""
+    return left.astype(np.float64) @ right
+
+
+def find(change: Array, noise: float, limit: int, seed: int = 1) -> Factors:
+    """The components of `change` [rows, columns] that stand out of residuals of the size `noise`, strongest first."""
+    rows, columns = change.shape
+    left, strength, right = _decompose(change, min(limit, rows, columns), seed)
+    edge = noise * (rows**0.5 + columns**0.5)
+    rank = int((strength > edge).sum())
+    return quantise(left[:, :rank] * strength[:rank], right[:rank], noise)
+
+
+def _decompose(change: Array, rank: int, seed: int) -> tuple[Array, Array, Array]:
+    rng = np.random.default_rng(seed)
+    basis = change @ rng.standard_normal((change.shape[1], min(rank + 8, *change.shape))).astype(change.dtype)
+    for _ in range(3):
+        basis = np.linalg.qr(change @ (change.T @ np.linalg.qr(basis)[0]))[0]
+    left, strength, right = np.linalg.svd(basis.T @ change, full_matrices=False)
+    return (basis @ left)[:, :rank], strength[:rank], right[:rank]
+
+
+def quantise(left: Array, right: Array, noise: float) -> Factors:
+    """Integers as coarse as residuals of the size `noise` allow. Rows of `right` have length one."""
+    if left.shape[1] == 0 or noise <= 0:
+        return Factors(
+            np.zeros((len(left), 0), np.int32), np.zeros((0, right.shape[1]), np.int32), np.zeros(0, np.int32), 0
+        )
+    strength = np.maximum(np.linalg.norm(left, axis=0), 1e-30)
+    for_left = np.floor(np.log2(_STEP * noise) + 0.5)
+    for_right = np.floor(np.log2(_STEP * noise / strength) + 0.5)
+    for_left = np.maximum(for_left, np.ceil(np.log2(np.abs(left).max() / MAX_FACTOR)))
+    for_right = np.maximum(for_right, np.ceil(np.log2(np.abs(right).max(axis=1) / MAX_FACTOR)))
+    base = float(for_right.min())
+    for_right = np.minimum(for_right, base + MAX_SHIFT)
+    steps = np.exp2(for_right)[:, None]
+    return Factors(
+        np.rint(left / 2.0**for_left).astype(np.int32),
+        np.clip(np.rint(right / steps), -MAX_FACTOR, MAX_FACTOR).astype(np.int32),
+        (for_right - base).astype(np.int32),
+        int(for_left + base),
+    )

@@ -1,0 +1,143 @@
+"""The two coders that `predictors` speaks to: one that notes what is to be coded, one that reads it back."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ota.delta import rans, tokens
+from ota.delta.errors import PatchError
+from ota.delta.integers import FORMS, Cells, Ordered
+from ota.delta.tables import Book
+from ota.delta.tensors import Kind
+
+Array = NDArray[Any]
+ESCAPE = 0  # the token of a fresh float that is out of the tokens' range
+FRESH_TOKENS = 254
+
+
+def fresh_split(kind: Kind, elements: Array) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint8]]:
+    """Floats by themselves: the exponent and two mantissa bits as a token; sign and lower mantissa raw."""
+    form = FORMS[kind]
+    bits = elements.astype(np.int64)
+    sign, magnitude = bits >> (form.width - 1), bits & ((1 << (form.width - 1)) - 1)
+    low = form.mantissa - 2
+    place = (magnitude >> low) - _first(kind) + 1
+    inside = (place > 0) & (place <= FRESH_TOKENS)
+    symbols = np.where(inside, place, ESCAPE).astype(np.uint8)
+    raw = np.where(inside, (sign << low) | (magnitude & ((1 << low) - 1)), bits).astype(np.uint32)
+    return symbols, raw, fresh_widths(kind, symbols)
+
+
+def fresh_widths(kind: Kind, symbols: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    form = FORMS[kind]
+    return np.where(symbols == ESCAPE, np.uint8(form.width), np.uint8(form.mantissa - 1))
+
+
+def fresh_join(kind: Kind, symbols: NDArray[np.uint8], raw: NDArray[np.uint32]) -> Ordered:
+    """Ordered integers from what `fresh_split` gave."""
+    form = FORMS[kind]
+    low = form.mantissa - 2
+    place = (symbols.astype(np.int64) + _first(kind) - 1) << low
+    found = raw.astype(np.int64)
+    magnitude = place | (found & ((1 << low) - 1))
+    sign = -(found >> low & 1)
+    whole = np.int64(1) << (form.width - 1)
+    escaped = np.where(found >= whole, ~(found - whole), found)
+    return np.where(symbols == ESCAPE, escaped, magnitude ^ sign).astype(np.int32)
+
+
+def _first(kind: Kind) -> int:
+    """The token place counted as one: 2^-60 or the least, so that 254 places reach beyond any weight."""
+    form = FORMS[kind]
+    return max(0, (-59 - form.emin) << 2)
+
+
+class Noted:
+    """The encoder's coder: contexts, symbols and raw bits, in the order of the calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[NDArray[np.uint16], NDArray[np.uint8]]] = []
+        self.raw: list[tuple[NDArray[np.uint32], NDArray[np.uint8]]] = []
+
+    def numbers(self, classes: NDArray[np.uint8], given: Ordered | None) -> Ordered:
+        assert given is not None
+        self._note(tokens.META, tokens.contexts(classes, None), given)
+        return given
+
+    def residuals(
+        self, family: int, classes: NDArray[np.uint8], found: Cells | None, given: Ordered | None
+    ) -> Ordered:
+        assert given is not None
+        assert found is not None
+        self._note(family, tokens.contexts(classes, found.fraction), given)
+        return given
+
+    def fresh(self, kind: Kind, classes: NDArray[np.uint8], given: Array | None) -> Ordered:
+        assert given is not None
+        symbols, raw, widths = fresh_split(kind, given)
+        self._keep(tokens.FRESH, tokens.contexts(classes, None), symbols)
+        self.raw.append((raw, widths))
+        return fresh_join(kind, symbols, raw)
+
+    def _note(self, family: int, contexts: NDArray[np.uint16], given: Ordered) -> None:
+        symbols, raw = tokens.split(given)
+        self._keep(family, contexts, symbols)
+        widths = tokens.WIDTHS.take(symbols)
+        wide = np.flatnonzero(widths)
+        self.raw.append((raw[wide], widths[wide]))
+
+    def _keep(self, family: int, contexts: NDArray[np.uint16], symbols: NDArray[np.uint8]) -> None:
+        self.calls.append((contexts + np.uint16(family * tokens.CONTEXTS), symbols))
+
+
+class Symbols(Protocol):
+    """Where a reader gets its symbols: tables of each in, symbols out."""
+
+    def __call__(self, chosen: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
+
+
+class Maps:
+    """For every family the table of a context, directly by class and fraction."""
+
+    def __init__(self, book: Book) -> None:
+        contexts = (np.arange(tokens.CLASSES)[:, None] * tokens.LEVELS) + tokens.LEVEL
+        self.book = book
+        self.by_cell = [np.ascontiguousarray(chosen[contexts].reshape(-1)) for chosen in book.chosen]
+        self.by_class = [np.ascontiguousarray(chosen[:: tokens.LEVELS]) for chosen in book.chosen]
+
+
+class Reading:
+    """The decoder's coder over one segment's words and raw bits; `states` go on from segment to segment."""
+
+    def __init__(self, maps: Maps, states: rans.States, words: rans.Words, raw: bytes) -> None:
+        self._maps, self._states, self._words = maps, states, words
+        self._raw = tokens.Bits(raw)
+        self._size = 8 * len(raw)
+        self._position = 0
+
+    def numbers(self, classes: NDArray[np.uint8], given: Ordered | None) -> Ordered:
+        return tokens.join(self._symbols(self._maps.by_class[tokens.META].take(classes)), self._raw)
+
+    def residuals(
+        self, family: int, classes: NDArray[np.uint8], found: Cells | None, given: Ordered | None
+    ) -> Ordered:
+        assert found is not None
+        place = (classes.astype(np.uint16) << np.uint16(8)) | found.fraction
+        return tokens.join(self._symbols(self._maps.by_cell[family].take(place)), self._raw)
+
+    def fresh(self, kind: Kind, classes: NDArray[np.uint8], given: Array | None) -> Ordered:
+        symbols = self._symbols(self._maps.by_class[tokens.FRESH].take(classes))
+        return fresh_join(kind, symbols, self._raw.take(fresh_widths(kind, symbols)))
+
+    def _symbols(self, chosen: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        tables = self._maps.book.tables
+        if not len(tables):
+            raise PatchError("symbols without a context table")
+        symbols, self._position = rans.decode(tables, self._states, self._words, self._position, chosen)
+        return symbols
+
+    def finish(self) -> None:
+        """PatchError unless everything was used."""
+        if self._position != len(self._words) or self._size - self._raw.position >= 8:
+            raise PatchError("a segment holds more than its parts need")
