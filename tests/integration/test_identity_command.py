@@ -18,6 +18,7 @@ import pytest
 from appliance.bus.mqtt import MqttBus
 from appliance.errors import BusError
 from appliance.vault.certificates import authority
+from tests import software_tpm
 from tests.conftest import ROOT
 from tests.integration.conftest import PATH, PATIENCE_S, Box
 from tests.integration.test_door import free_port
@@ -130,6 +131,24 @@ class TestCommand:
         ca.run("token", "press-2")
         for name in ("key.pem", "register.json"):
             assert (ca.folder / name).stat().st_mode & 0o077 == 0
+
+    @pytest.mark.parametrize(
+        ("key", "level", "in_tpm"), [("vault", "key in software, box with TPM", False), ("tpm", "key in TPM", True)]
+    )
+    def test_a_box_with_a_tpm_shows_it(self, vault: Box, ca: Authority, key: str, level: str, in_tpm: bool) -> None:
+        (ca.folder / "rules.toml").write_text('least = "box"\n')
+        tpm = software_tpm.make()
+        try:
+            tpm.boot(b"r" * 32)
+            with ca.serving() as url:
+                words = ["--fingerprint", ca.run("show").split()[-1], "--name", "press-2", "--key", key]
+                given = {"MILLWRIGHT_TPM": tpm.tcti, "MILLWRIGHT_TOKEN": ca.run("token", "press-2")}
+                assert level in millwright(vault, "identity", "enrol", url, *words, **given)
+                millwright(vault, "identity", "renew", MILLWRIGHT_TPM=tpm.tcti)
+        finally:
+            tpm.close()
+        status = json.loads(millwright(vault, "identity", "status", "--json"))
+        assert (status["level"], status["key_in_tpm"]) == (level, in_tpm)
 
     def test_by_hand(self, vault: Box, ca: Authority) -> None:
         request, answer = str(vault.folder / "request"), str(vault.folder / "answer")
