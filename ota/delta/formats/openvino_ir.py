@@ -41,6 +41,7 @@ KINDS = {
     "nf4": Kind.U4,  # a table's places, which rise as its values do
 }
 _COUNTER = re.compile(r"[A-Za-z]+_\d+(/.*)?")  # such as Constant_8 and Multiply_16650/fq_weights_1
+_HALVED = "_compressed"  # what a constant's name ends in once it is saved in half precision
 _WEIGHTS = (Kind.I8, Kind.U8, Kind.I4, Kind.U4)
 
 
@@ -145,8 +146,9 @@ def _tensor(name: str, data: dict[str, str], size: int) -> Tensor:
 
 def _name(graph: _Graph, key: str) -> str:
     """The nearest user with a name of its own, and the way from it back to the constant."""
-    if not _COUNTER.fullmatch(graph[key].name):
-        return graph[key].name
+    own = graph[key].name.removesuffix(_HALVED)
+    if not _COUNTER.fullmatch(own):
+        return own
     waiting, seen = [(key, "")], {key}
     for _ in range(MAX_PATH):
         coming = []
@@ -169,7 +171,9 @@ def _links(graph: _Graph, constants: dict[str, Tensor]) -> dict[int, tuple[Tenso
         if tensor.kind in _WEIGHTS:
             place, zero = _only_user(graph, key, "Convert"), None
             subtract = _only_user(graph, place, "Subtract")
-            if subtract:
+            if subtract is not None and graph[subtract].inputs.get(0) != place:
+                continue  # it is a zero point itself
+            if subtract is not None:
                 zero, place = _beside(graph, subtract, place, constants), subtract
             multiply = _only_user(graph, place, "Multiply")
             scale = _beside(graph, multiply, place, constants)
