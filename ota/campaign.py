@@ -206,4 +206,3 @@ def _within(window: Window, now: datetime) -> bool:
 
 def _minutes(clock: str) -> int:
     return int(clock[:2]) * 60 + int(clock[3:])
-

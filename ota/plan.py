@@ -64,7 +64,7 @@ def cheapest(
 
 
 def _lengthen(reached: dict[str, tuple[int, tuple[Leg, ...]]], legs: list[Leg], costs: Mapping[Leg, int]) -> bool:
-    """Every way by one more delta; whether that found a better one. None gets longer than it may: they grow together."""
+    """Every way by one more delta; whether that found a better one. They grow together, so none gets too long."""
     found = False
     for base, (cost, way) in list(reached.items()):
         for leg in legs:

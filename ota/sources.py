@@ -224,3 +224,21 @@ def _step(here: int, part: str, flags: int) -> int:
         return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=here)
     finally:
         os.close(here)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The two halves of a repository: signed metadata, and the files it speaks of."""
+
+    metadata: Source
+    files: Source
+
+    @classmethod
+    def at(cls, url: str, patience: Patience = Patience(), context: ssl.SSLContext | None = None) -> "Repository":
+        """On the web, as `millwright-publish` lays it out."""
+        url = url.rstrip("/")
+        return cls(Web(f"{url}/metadata", patience, context), Web(f"{url}/targets", patience, context))
+
+    @classmethod
+    def within(cls, folder: Path, courier: bool = True) -> "Repository":
+        return cls(Folder(folder / "metadata", courier), Folder(folder / "targets", courier))

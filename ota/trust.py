@@ -20,7 +20,7 @@ import fcntl
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,6 +124,18 @@ class Trust:
     def remembered(self) -> Iterator["View"]:
         """The state that this box has already, if it is not out of date: for files from a stick that is older."""
         with self.view(_Memory(self._folder)) as view:
+            yield view
+
+    @contextmanager
+    def best(self, source: Source) -> Iterator["View"]:
+        """The newest state there is: the source's, or for a stick that is older or out of date, this box's own."""
+        with ExitStack() as stack:
+            try:
+                view = stack.enter_context(self.view(source))
+            except (OlderError, ExpiredError, MissingError):
+                if not source.courier:
+                    raise
+                view = stack.enter_context(self.remembered())
             yield view
 
     @contextmanager

@@ -1,0 +1,277 @@
+"""From an offer of the repository to a verified bundle on this box: the route, its files, and what they make.
+
+    <folder>/files/            what is fetched (`ota.fetch`)
+    <folder>/made/<hash>       bundles on the way, complete as soon as they have their name
+    <folder>/<hash>.route      the route that was decided on, to go on without the network
+
+Each step may be begun again at any time and goes on where it was.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from ota import bundle, durable, fetch, plan
+from ota.errors import DamagedError, ManifestError, MissingError, OtaError, SpaceError, StorageError
+from ota.fetch import Course, Wanted
+from ota.manifest import Bundle, Delta, Host, missing
+from ota.plan import Leg, Route
+from ota.sources import Repository
+from ota.store import Store
+from ota.trust import Offer, Trust
+
+_MAX_ROUTE = 64 << 10  # bytes of the file of a route
+_CHUNK = 1 << 20
+_UNWATCHED = Course()
+
+
+class Asked(Protocol):
+    """What shall be brought: a bundle, by its content hash."""
+
+    @property
+    def bundle(self) -> str: ...
+
+
+class WrongDeltaError(OtaError):
+    """A delta that does not make what it says; the way around it is taken."""
+
+
+Apply = Callable[[Path, Path, Path], None]  # old folder, patch, new folder; WrongDeltaError, StorageError
+
+
+class Stop(Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of a route, as it is remembered."""
+
+    bundle: str
+    place: str
+    digest: str
+    length: int
+    algorithm: str
+    unpacked_bytes: int
+    base: str | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.digest, self.length, self.algorithm)
+
+
+class Plan(Struct, frozen=True, forbid_unknown_fields=True):
+    stops: tuple[Stop, ...]
+    avoid: tuple[str, ...] = ()  # hashes of deltas that did not work here
+
+
+@dataclass(frozen=True)
+class Means:
+    """What may be used. `budget_bytes` bounds everything that is written on the way, of one update."""
+
+    budget_bytes: int
+    host: Host
+    apply: Apply
+
+
+class Supply:
+    """Of one fleet, from one repository. FetchError and its kin where it is to be tried again."""
+
+    def __init__(
+        self, trust: Trust, repository: Repository, fleet: str, store: Store, folder: Path, means: Means
+    ) -> None:
+        self._trust, self._repository, self._fleet = trust, repository, fleet
+        self._store, self._folder, self._means = store, folder, means
+
+    def offers(self) -> tuple[list[Offer], list[OtaError]]:
+        """What the repository has at this moment, and what is wrong with the rest."""
+        with self._trust.best(self._repository.metadata) as view:
+            return view.offers(self._fleet)
+
+    def read(self, offer: Offer, limit: int) -> bytes:
+        """A small target, verified: a campaign."""
+        if offer.target.wanted.length > limit:
+            raise ManifestError(f"{offer.target.path} is larger than {limit:,} bytes", "Publish it anew.")
+        ready = fetch.download(self._repository.files, offer.target.place, offer.target.wanted, self._files)
+        data = ready.read_bytes()
+        ready.unlink()
+        return data
+
+    def route(self, digest: str, offers: list[Offer]) -> Route:
+        """The cheapest one. MissingError where no way leads there from what is at hand."""
+        return self._cheapest(digest, self._legs(offers))[0]
+
+    # ---- the steps of an update -------------------------------------------------------------------------------------
+
+    def bring(self, asked: Asked, course: Course = _UNWATCHED) -> None:
+        """Decide on a route and fetch its files. Without a network, what was decided before may be complete already."""
+        for stop in self._planned(asked.bundle, decided=self._complete(asked.bundle)).stops:
+            fetch.download(self._repository.files, stop.place, stop.wanted, self._files, course)
+
+    def verify(self, asked: Asked) -> None:
+        """Read all that arrived once more from the disk. DamagedError: it is fetched again."""
+        for stop in self._decided(asked.bundle).stops:
+            path = self._files / stop.digest
+            if not path.is_file() or _digest(path, stop.algorithm) != stop.digest:
+                path.unlink(missing_ok=True)
+                raise DamagedError(f"{stop.place}: what arrived is damaged", "It is fetched again.")
+
+    def make(self, asked: Asked) -> Path:
+        """The bundle's folder, verified and synced, ready for the store. A delta that does not work is gone around."""
+        while True:
+            try:
+                return self._made(asked.bundle)
+            except WrongDeltaError as error:
+                decided = self._decided(asked.bundle)
+                self._write(asked.bundle, Plan(decided.stops, (*decided.avoid, error.message)))
+                self._planned(asked.bundle, decided=False)
+                self.bring(asked)
+
+    def clear(self, asked: Asked) -> None:
+        """Nothing of it is needed any more."""
+        for stop in self._decided(asked.bundle).stops:
+            (self._files / stop.digest).unlink(missing_ok=True)
+            for rest in self._files.glob(f"{stop.digest}.part*"):
+                rest.unlink()
+        shutil.rmtree(self._made_in, ignore_errors=True)
+        self._route_file(asked.bundle).unlink(missing_ok=True)
+
+    # ---- the route --------------------------------------------------------------------------------------------------
+
+    def _planned(self, digest: str, decided: bool) -> Plan:
+        if decided:
+            return self._decided(digest)
+        offers, _ = self.offers()
+        avoid = self._decided(digest).avoid
+        route, stops = self._cheapest(digest, self._legs(offers, avoid))
+        if route.disk_bytes > self._means.budget_bytes:
+            raise SpaceError(
+                f"the update takes {route.disk_bytes:,} bytes; {self._means.budget_bytes:,} may be used",
+                "Raise the budget of updates.",
+            )
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fetch.room(self._folder, route.disk_bytes)
+        found = Plan(tuple(stops[leg] for leg in route.legs), avoid)
+        self._write(digest, found)
+        return found
+
+    def _cheapest(self, digest: str, stops: dict[Leg, Stop]) -> tuple[Route, dict[Leg, Stop]]:
+        found = plan.cheapest(
+            digest,
+            stops,
+            self._store.at_hand() | self._at_hand(),
+            lambda leg: fetch.arrived(self._files, stops[leg].wanted),
+            self._means.host.memory_bytes,
+        )
+        if found is None:
+            raise MissingError(f"no way leads to {digest[:12]} from what is here", "Publish it whole.")
+        return found, stops
+
+    def _legs(self, offers: list[Offer], avoid: tuple[str, ...] = ()) -> dict[Leg, Stop]:
+        found = {}
+        for offer in offers:
+            content, target = offer.content, offer.target
+            if not isinstance(content, Bundle | Delta) or target.wanted.digest in avoid:
+                continue
+            if missing(content.needs, self._means.host):
+                continue
+            base, memory = (content.base, content.memory_bytes) if isinstance(content, Delta) else (None, 0)
+            wanted, unpacked = target.wanted, content.unpacked_bytes
+            leg = Leg(content.bundle, wanted.digest, wanted.length, unpacked, base, memory)
+            found[leg] = Stop(
+                content.bundle, target.place, wanted.digest, wanted.length, wanted.algorithm, unpacked, base
+            )
+        return found
+
+    def _complete(self, digest: str) -> bool:
+        """Whether a route was decided on that does not need the repository any more."""
+        stops = self._decided(digest).stops
+        return bool(stops) and all((self._files / stop.digest).is_file() for stop in stops)
+
+    def _decided(self, digest: str) -> Plan:
+        try:
+            with self._route_file(digest).open("rb") as file:
+                return msgspec.json.decode(file.read(_MAX_ROUTE), type=Plan)
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+            return Plan(())  # it is decided again
+
+    def _write(self, digest: str, decided: Plan) -> None:
+        durable.write(self._route_file(digest), msgspec.json.encode(decided))
+
+    # ---- what the files make ----------------------------------------------------------------------------------------
+
+    def _made(self, digest: str) -> Path:
+        self._made_in.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for stop in self._decided(digest).stops:
+            target = self._made_in / stop.bundle
+            if not target.is_dir():
+                self._build(stop, target)
+        found = self._at(digest)
+        if found is None:
+            raise StorageError(f"{digest[:12]} was not made", "It is fetched again.")
+        return found
+
+    def _build(self, stop: Stop, target: Path) -> None:
+        draft = self._made_in / f"draft-{stop.digest[:32]}"
+        try:
+            if stop.base is None:
+                shutil.rmtree(draft, ignore_errors=True)
+                bundle.unpack(self._files / stop.digest, draft, stop.unpacked_bytes)
+            elif not draft.is_dir():  # a delta that was cut off goes on by itself, and names the folder at its end
+                base = self._at(stop.base)
+                if base is None:
+                    raise WrongDeltaError(stop.digest, "what it starts from is not here")
+                self._means.apply(base, self._files / stop.digest, draft)
+            if bundle.digest(draft) != stop.bundle:
+                shutil.rmtree(draft)
+                raise _wrong(stop, "it makes something else than it says")
+        except WrongDeltaError as error:
+            raise _wrong(stop, error.remedy) from error
+        durable.move(draft, target)
+
+    def _at(self, digest: str) -> Path | None:
+        made = self._made_in / digest
+        return made if made.is_dir() else self._store.folder(digest)
+
+    def _at_hand(self) -> set[str]:
+        return {path.name for path in self._made_in.glob("[0-9a-f]" * 64)} if self._made_in.is_dir() else set()
+
+    @property
+    def _files(self) -> Path:
+        return self._folder / "files"
+
+    @property
+    def _made_in(self) -> Path:
+        return self._folder / "made"
+
+    def _route_file(self, digest: str) -> Path:
+        return self._folder / f"{digest}.route"
+
+
+def in_a_process_of_its_own(old: Path, patch: Path, new: Path) -> None:
+    """Apply a delta where no other library has changed how floats are rounded, and where memory is given back."""
+    command = [sys.executable, "-P", "-m", "ota.delta", "apply", str(old), str(patch), str(new)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stderr.strip()[-500:]
+    if done.returncode in (3, 4):
+        raise WrongDeltaError(patch.name, said)
+    if done.returncode:
+        raise StorageError(f"the delta could not be applied: {said}", "It is tried again later.")
+
+
+def _wrong(stop: Stop, why: str) -> OtaError:
+    """A delta has a way around it; a whole bundle that is wrong has none."""
+    if stop.base is None:
+        return ManifestError(f"{stop.place}: {why}", "Publish it anew.")
+    return WrongDeltaError(stop.digest, why)
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    found = hashlib.new(algorithm)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
