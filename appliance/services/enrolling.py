@@ -150,8 +150,8 @@ class Renewal:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
             await self.tick()
+            await asyncio.sleep(TICK_S)
 
     async def tick(self) -> None:
         now = self._clock()

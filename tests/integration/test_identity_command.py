@@ -8,16 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance.bus.mqtt import MqttBus
 from appliance.errors import BusError
+from appliance.events import codec
+from appliance.events.schema import Kind, State
+from appliance.vault import client
 from appliance.vault.certificates import authority
+from appliance.vault.certificates.identity import Account, Identities
 from tests import software_tpm
 from tests.conftest import ROOT
 from tests.integration.conftest import PATH, PATIENCE_S, Box
@@ -338,3 +343,62 @@ def test_an_identity_that_cannot_be_used_names_the_remedy(papers: bytes, remedy:
     with pytest.raises(BusError, match=r"bus\.identity cannot be used") as caught:
         with_papers(tls_context(), papers)
     assert remedy in caught.value.remedy
+
+
+@pytest.fixture
+def due(box: Box, ca: Authority) -> Callable[[str], None]:
+    """Gives a box, whose broker runs, a certificate that ends in half a day."""
+    configure(box, f'[bus]\nurl = "{box.url}"\n')
+    millwright(box, "vault", "init", "--recovery-file", f"{box.folder}/key")
+
+    def enrolled(url: str) -> None:
+        office, then = Office(ca.folder), time.time_ns() - 59 * 43_200_000_000_000
+        identities = Identities(client.by_socket(box.folder / "run/vault.sock"), lambda: then, lambda: None)
+        identities.open_account(Account("press-2", url, authority.pem(office.authority.certificate)))
+        request = identities.ask(office.nonce(then), bytes.fromhex(office.token("press-2", then)))
+        identities.install(office.answer_by_hand(request, then))
+
+    return enrolled
+
+
+async def state_of_vault(box: Box, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        MqttBus(box.url) as bus,
+        bus.subscribe("mw/v1/state/vault", qos=1) as batches,
+    ):
+        async for batch in batches:
+            for message in batch:
+                state = codec.decode(Kind.STATE, message.payload, 0)
+                if isinstance(state, State) and holds(state.detail):
+                    return state.detail
+    raise AssertionError("the bus ended")
+
+
+def test_the_vaults_state_says_that_nobody_renews(box: Box, due: Callable[[str], None]) -> None:
+    async def scenario() -> str:
+        async with running(box, "vault"):
+            await state_of_vault(box, lambda detail: detail["open"])
+            await asyncio.to_thread(due, "https://127.0.0.1:1")
+        async with running(box, "vault"):
+            detail = await state_of_vault(box, lambda detail: "trouble" in detail)
+            assert detail["open"] is True
+            assert detail["identity"]["name"] == "press-2"
+            return str(detail["trouble"])
+
+    assert "this box's certificate is not renewed: the authority at https://127.0.0.1:1" in asyncio.run(scenario())
+
+
+def test_the_vault_that_runs_renews_by_itself(box: Box, ca: Authority, due: Callable[[str], None]) -> None:
+    async def scenario(url: str) -> None:
+        async with running(box, "vault"):
+            await state_of_vault(box, lambda detail: detail["open"])
+            await asyncio.to_thread(due, url)
+        async with running(box, "vault"):
+            later = time.time_ns() + 20 * 86_400_000_000_000
+            detail = await state_of_vault(box, lambda detail: detail.get("identity", {}).get("until", 0) > later)
+            assert "trouble" not in detail
+
+    with ca.serving() as url:
+        asyncio.run(scenario(url))
+    assert len(Office(ca.folder).issued()) == 2

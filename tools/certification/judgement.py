@@ -38,7 +38,7 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
         Literal["key", "box", "software"],
         Meta(description="What is certified at least: a key in a TPM, a box with a TPM, or any key of who has a token"),
     ] = "box"
-    days: Annotated[int, Meta(ge=1, le=825, description="How long a certificate holds")] = 30
+    days: Annotated[int, Meta(ge=2, le=825, description="How long a certificate holds")] = 30
     late_days: Annotated[int, Meta(ge=0, le=825, description="A key in software is renewed so long after its end")] = 90
     registers: Annotated[
         dict[str, list[str]],
