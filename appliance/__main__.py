@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MillwrightError as error:
         print(f"millwright: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):  # the latter: whoever was asked has hung up
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has left; the interpreter's last flush must not complain about it either.

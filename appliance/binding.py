@@ -12,11 +12,12 @@ from appliance import plugins
 from appliance.config.document import Document
 from appliance.config.schema import Config
 from appliance.errors import BindingError
-from appliance.vault import choice, opening
+from appliance.vault import chest, choice, opening
 from appliance.vault.choice import Candidate
 from appliance.vault.port import Backend, Counter
 
 if TYPE_CHECKING:
+    from appliance.vault.enrolment import Report
     from appliance.vault.opening import OpenVault
     from hardware.tpm import Counter as TpmCounter
     from hardware.tpm import Found
@@ -39,7 +40,8 @@ class Box:
 
     def backend(self) -> Backend:
         """The one that a vault is bound to: as configured, else the strongest. VaultError where that does not work."""
-        chosen = choice.choose(self.candidates(), self._config.vault.backend)
+        bound = chest.bindings(self.folder)
+        chosen = choice.choose(self.candidates(), self._config.vault.backend, bound)
         self.warnings = chosen.warnings
         return self._made(chosen.name)
 
@@ -80,6 +82,11 @@ class Box:
     def name(self) -> str:
         """Of this box, for backups: 32 hex digits. OSError."""
         return self.machine.box_id(create=True)
+
+    def report(self, name: str) -> "Report | None":
+        """What the backend of that name would make a key of now; None where that cannot be told in bits."""
+        reported: Callable[[], Report] | None = getattr(self._made(name), "report", None)
+        return reported() if reported else None
 
     def _made(self, name: str) -> Backend:
         from hardware import tpm

@@ -1,7 +1,6 @@
 """Of `millwright vault`: the journal of what was done and refused."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,14 +63,18 @@ def run_show(args: argparse.Namespace) -> int:
     from collections import deque
 
     from appliance.services.words import columns, moment, printable
-    from appliance.vault.audit import journal
+    from appliance.vault.audit import chain, journal
 
     rows: list[tuple[str, ...]] = [("AT", "BY", "WHAT", "OF", "OUTCOME", "")]
     for line in deque(journal.read(_folder(args)), maxlen=max(1, args.last)):
-        entry = json.loads(line)
-        words = [printable(str(entry[key])) for key in ("actor", "action", "subject", "outcome")]
-        detail = ", ".join(f"{key} {value}" for key, value in entry["detail"].items() if value and key != "signature")
-        rows.append((moment(entry["at"]), *words, printable(detail)))
+        try:
+            entry = chain.parse(line)
+        except ValueError:
+            rows.append(("?", "", "no entry", "", "", "see `millwright vault audit verify`"))
+            continue
+        words = [printable(one) for one in (entry.actor, entry.action, entry.subject, entry.outcome)]
+        detail = ", ".join(f"{key} {value}" for key, value in entry.detail.items() if value and key != "signature")
+        rows.append((moment(entry.at), *words, printable(detail)))
     print("\n".join(columns(rows)) if rows[1:] else "Nothing was ever noted.")
     return 0
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from appliance.cli import instance
 from appliance.errors import ConfigError, VaultError
+from appliance.runtime import seclusion
 
 if TYPE_CHECKING:
     from appliance.config.document import Document
@@ -36,6 +37,7 @@ def opened(args: argparse.Namespace) -> "Iterator[Custody]":
     from appliance import assembly, binding
     from appliance.vault import client
 
+    seclusion.no_core_dumps()
     config, document = instance.configuration(args)
     path = assembly.vault_socket(config)
     if client.answers(path):
@@ -70,10 +72,14 @@ def secret_from(path: Path | None, name: str, exact: bool) -> "Secret":
         return Secret(_content(path, MAX_SECRET_BYTES))
     if sys.stdin.isatty():
         typed = getpass.getpass(f"{name} (is not shown): ")
+        if not typed and not exact:
+            raise VaultError("nothing was typed", "Nothing was changed; --exact keeps an empty secret.")
         if getpass.getpass("the same again: ") != typed:
             raise VaultError("the two are not the same", "Nothing was changed; try again.")
         return Secret(typed.encode())
     content = sys.stdin.buffer.read(MAX_SECRET_BYTES + 2)
+    if not content and not exact:  # the program before the pipe has failed: what is kept must not be lost for that
+        raise VaultError("nothing came from standard input", "Nothing was changed; --exact keeps an empty secret.")
     is_line = content.endswith(b"\n") and content.count(b"\n") == 1
     return Secret(content if exact or not is_line else content.rstrip(b"\r\n"))
 
@@ -82,6 +88,7 @@ def recovery_key(path: Path | None) -> "RecoveryKey":
     """From a file, or typed without being shown. VaultError names the groups that are mistyped."""
     from appliance.vault.recovery import RecoveryKey
 
+    seclusion.no_core_dumps()
     if path is not None:
         return RecoveryKey.read(_content(path, MAX_PRINTED).decode("utf-8", "replace"))
     if not sys.stdin.isatty():
@@ -101,6 +108,7 @@ class Handout:
 
     def __init__(self, path: Path | None) -> None:
         """ConfigError where there is neither a file nor a person."""
+        seclusion.no_core_dumps()
         self._path, self._file = path, -1
         if path is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise ConfigError(

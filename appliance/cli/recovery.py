@@ -11,6 +11,7 @@ from appliance.errors import ConfigError, VaultError
 from appliance.runtime import files
 
 if TYPE_CHECKING:
+    from appliance.vault.enrolment import Report
     from appliance.vault.port import Backend, Promise
 
 DAY = 86_400_000_000_000  # ns
@@ -89,7 +90,7 @@ def run_init(args: argparse.Namespace) -> int:
     recipients = read_recipients(_text(args.recipients)) if args.recipients else ()
     box = binding.Box(config, document)
     backend = box.backend()
-    _tell_promise(backend, box.warnings)
+    _tell_promise(backend, box.warnings, box.report(backend.name))
     handout = custody.Handout(args.recovery_file)
     try:
         name = box.name()
@@ -108,9 +109,7 @@ def run_init(args: argparse.Namespace) -> int:
     return NOT_NOTED
 
 
-def _tell_promise(backend: "Backend", warnings: tuple[str, ...]) -> None:
-    from appliance.services.words import columns
-
+def _tell_promise(backend: "Backend", warnings: tuple[str, ...], found: "Report | None") -> None:
     promise: Promise = backend.promise
     print(f"bound by '{backend.name}'")
     print(
@@ -118,16 +117,18 @@ def _tell_promise(backend: "Backend", warnings: tuple[str, ...]) -> None:
             [*(f"  protects  {one}" for one in promise.protects), *(f"  does not  {one}" for one in promise.does_not)]
         )
     )
-    report = getattr(backend, "report", None)  # of the fingerprint: what the key is made of
-    found = report() if report else None
-    if found is not None:
-        print(
-            "\n".join(
-                columns([("  part", "bits", ""), *((f"  {what}", bits, why) for what, bits, why in found.table())])
-            )
-        )
-    for line in (*warnings, *(found.warnings if found else ())):
-        print(f"  warning   {line}")
+    for line in (*reported(found), *(f"  warning   {line}" for line in warnings)):
+        print(line)
+
+
+def reported(found: "Report | None") -> list[str]:
+    """What a key is made of, for a person."""
+    from appliance.services.words import columns
+
+    if found is None:
+        return []
+    rows = [("  part", "bits", ""), *((f"  {what}", bits, why) for what, bits, why in found.table())]
+    return [*columns(rows), *(f"  warning   {line}" for line in found.warnings)]
 
 
 def run_recover(args: argparse.Namespace) -> int:
@@ -163,6 +164,7 @@ def run_backup(args: argparse.Namespace) -> int:
 def run_restore(args: argparse.Namespace) -> int:
     from appliance import binding
     from appliance.vault import backup
+    from appliance.vault.audit import journal
 
     config, document = instance.configuration(args)
     box = binding.Box(config, document)
@@ -178,10 +180,14 @@ def run_restore(args: argparse.Namespace) -> int:
     report = backup.restore(
         box.folder, data, key, ticket, name, backend, box.counter(), time.time_ns, replacing=args.replace
     )
+    # Another vault has another key: it cannot sign on where this box's earlier one has ended.
+    noted = journal.set_aside(box.folder / journal.FOLDER) if facts.box != name else None
     with binding.unlock(config, document) as vault:
         detail = {"backup": facts.vault, "box": facts.box, "allowed_by": report.allowed_by}
         vault.audit.note(str(custody.me()), "vault.restore", "", "done", detail)
     print("\n".join(report.did))
+    if noted:
+        print(f"kept the journal that was there as {noted.name}")
     for missing in report.missing:
         print(f"warning: {missing} is damaged in the backup, and missing")
     return 0

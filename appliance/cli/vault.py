@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from appliance import plugins
 from appliance.cli import auditing, custody, instance, recovery
 from appliance.errors import ConfigError, VaultError
 
@@ -51,7 +52,7 @@ def _secrets(verbs: Any) -> None:
     put = verbs.add_parser("put", help="keep a secret: typed, from standard input, or a file")
     put.add_argument("name", metavar="NAME", help="namespace/name, like mqtt/plant")
     put.add_argument("--file", type=Path, metavar="FILE", help="its content, as it is")
-    put.add_argument("--exact", action="store_true", help="keep the end of the one line that standard input brings")
+    put.add_argument("--exact", action="store_true", help="as it comes: with the end of its line, or empty")
     put.set_defaults(run=run_put)
     get = verbs.add_parser("get", help="write a secret to standard output, as it is")
     get.add_argument("name", metavar="NAME")
@@ -98,8 +99,17 @@ def run_status(args: argparse.Namespace) -> int:
 
     with custody.opened(args) as vault:
         status = vault.status()
-    print(json_text(status) if args.json else "\n".join(told(status)))
+    print(json_text(status) if args.json else "\n".join((*told(status), *_parts(args, status.backend))))
     return DAMAGED if status.damaged else 0
+
+
+def _parts(args: argparse.Namespace, backend: str) -> list[str]:
+    """As `init` told it, for the box as it is now."""
+    from appliance import binding
+
+    if backend not in plugins.names(binding.BACKENDS):  # a recovery key opened it
+        return []
+    return recovery.reported(binding.Box(*instance.configuration(args)).report(backend))
 
 
 def told(status: "Status") -> list[str]:

@@ -257,6 +257,12 @@ def exists(folder: Path, disk: Disk = DISK) -> bool:
     return Strongbox(folder, layout.MAX_FILE_BYTES, disk).exists()
 
 
+def bindings(folder: Path, disk: Disk = DISK) -> tuple[str, ...]:
+    """The backends that the file says it is bound by, unverified; none where there is no file. StoreError."""
+    roots = layout.survey(Strongbox(folder, layout.MAX_FILE_BYTES, disk).read()).roots
+    return tuple(binding.backend for binding in roots[0].head.bindings) if roots else ()
+
+
 def create(
     folder: Path,
     backend: Backend,
@@ -294,7 +300,10 @@ def establish(
         box.prepare()
         copies = box.read()
         if any(copies) and not replacing:
-            raise VaultError(f"there is a vault in {folder} already", "Open it, or recover it with its recovery key.")
+            raise VaultError(
+                f"there is a vault in {folder} already",
+                "Open it, recover it with its recovery key, or set it aside: restore --replace.",
+            )
         aside = box.preserve(copies)
         _, root = keyring.seal(ring, ring.head.generation, None, now())
         chest = Chest(box, Unlocked(ring, root, backend.name, backend.promise, ()), [backend], counter, now)

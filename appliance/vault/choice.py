@@ -83,8 +83,8 @@ def _not_weaker(ranked: Sequence[Candidate], name: str) -> None:
         return
     raise VaultError(
         f"the vault is bound by '{name}', which does not work: {_why(held)}",
-        f"{held.remedy or 'Put it back, or open the vault with its recovery key'}. A weaker backend is used only where "
-        "the configuration names it.",
+        f"{held.remedy or 'Put it back.'} A weaker backend is used only where the configuration names it: "
+        'backend = "fingerprint" under [vault], then millwright vault recover.',
     )
 
 

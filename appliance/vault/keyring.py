@@ -27,6 +27,8 @@ from appliance.vault.recovery import Recipient, RecoveryKey
 from appliance.vault.secret import Secret
 from appliance.vault.suites import Suite
 
+AUDIT_KEY = "millwright/audit"  # signs the journal: an Ed25519 seed of 32 bytes
+
 _NAME = re.compile(NAME)
 _LABEL = b"millwright/vault/1/"
 
@@ -228,9 +230,11 @@ def as_backup(ring: Keyring) -> Keyring:
 
 
 def from_backup(ring: Keyring, box: str, *, elsewhere: bool, now: int) -> Keyring:
-    """A vault again, under another key. Elsewhere it is another vault: nothing it holds opens with keys of the first.
-    Secrets whose records are damaged are left out."""
+    """A vault again, under another key. Elsewhere it is another vault: nothing it holds opens with keys of the first,
+    and it signs its journal with a key of its own. Secrets whose records are damaged are left out."""
     items = {name: one for name, one in ring.items.items() if one.record is not None}
+    if elsewhere:
+        items.pop(AUDIT_KEY, None)
     head = replace(ring.head, purpose=Purpose.VAULT, box=box)
     if not elsewhere:
         return renew_key(replace(ring, head=head, items=items))

@@ -12,13 +12,13 @@ from appliance.errors import VaultError
 from appliance.vault import chest
 from appliance.vault.audit import journal
 from appliance.vault.chest import Chest, Clock
+from appliance.vault.keyring import AUDIT_KEY
 from appliance.vault.port import AuditSink, Backend, Counter, Custody
 from appliance.vault.secret import Secret
 
 log = logging.getLogger(__name__)
 
 FOLDER = "vault"  # of the state folder
-AUDIT_KEY = "millwright/audit"  # an Ed25519 seed of 32 bytes
 
 
 class OpenVault:

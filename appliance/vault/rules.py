@@ -24,7 +24,11 @@ def read(path: Path, owner: int) -> Policy:
         )
     if facts.st_size > MAX_BYTES:
         raise ConfigError(f"{path} has {facts.st_size} bytes; a policy has at most {MAX_BYTES}", "Use patterns.")
-    return parse(Document.read(path), owner)
+    try:
+        document = Document.read(path)
+    except ConfigError as error:
+        raise ConfigError(error.message, "Mend it there; 'millwright vault policy check' looks again.") from None
+    return parse(document, owner)
 
 
 class Rules:

@@ -14,7 +14,8 @@ from appliance.vault.layout import Purpose, Root, Survey
 from appliance.vault.port import Backend, Counter, Opened, Promise
 from appliance.vault.recovery import RecoveryKey
 
-RECOVER = "Open it with the recovery key: millwright vault recover."
+_COMMAND = "millwright vault recover"
+RECOVER = f"Open it with the recovery key: {_COMMAND}."
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,9 @@ def _locked(survey: Survey, backends: Sequence[Backend], problems: dict[str, Vau
     if problems:
         why = "; ".join(f"{name}: {error.message}" for name, error in problems.items())
         remedies = dict.fromkeys(error.remedy for error in problems.values() if error.remedy)
-        return BindingError(f"the vault does not open. {why}", " ".join((*remedies, RECOVER)))
+        if not any(_COMMAND in remedy for remedy in remedies):
+            remedies[RECOVER] = None
+        return BindingError(f"the vault does not open. {why}", " ".join(remedies))
     bound = ", ".join(binding.backend for binding in survey.roots[0].head.bindings) or "nothing"
     offered = ", ".join(backend.name for backend in backends) or "nothing"
     return BindingError(f"the vault is bound to {bound}, and this box offers {offered}", RECOVER)

@@ -215,6 +215,21 @@ class TestBackup:
         assert other.run("get", "mqtt/plant") == CANARY
         assert json.loads(other.run("status", "--json"))["vault"] != json.loads(box.run("status", "--json"))["vault"]
 
+    def test_the_other_box_signs_its_journal_with_a_key_of_its_own(self, box: Box, other: Box) -> None:
+        box.make()
+        box.run("backup", str(box.folder / "backup"))
+        other.make()
+        told = other.run("restore", f"{box.folder}/backup", "--replace", given=Path(box.key).read_bytes(), code=5)
+        name = re.search(r"--box ([0-9a-f]{32})", told)
+        assert name
+        ticket = str(other.folder / "ticket")
+        signing = ("ticket", f"{box.folder}/backup", "--box", name[1], "--out", ticket, "--recovery-file", box.key)
+        box.run(*signing)
+        restoring = ("restore", f"{box.folder}/backup", "--ticket", ticket, "--replace", "--recovery-file", box.key)
+        assert "kept the journal that was there as audit.1.replaced" in other.run(*restoring)
+        assert "whole" in other.run("audit", "verify")
+        assert box.run("get", "millwright/audit") != other.run("get", "millwright/audit")
+
     def test_one_who_keeps_an_escrow_key_reads_it_too(self, box: Box, other: Box) -> None:
         escrow, lines = str(box.folder / "escrow"), box.folder / "recipients"
         lines.write_text(box.run("recipients", "new", "head-office", "--recovery-file", escrow).splitlines()[-1])
@@ -261,6 +276,34 @@ class TestRefusals:
         (file,) = (box.folder / "state" / "vault" / "audit").iterdir()
         file.write_bytes(file.read_bytes().replace(b'"vault.put"', b'"vault.get"', 1))
         assert re.search(r"entry \d+ is not as it was written", box.run("audit", "verify", code=1))
+
+    def test_a_line_that_is_no_entry_is_shown_as_such(self, box: Box) -> None:
+        box.make()
+        (file,) = (box.folder / "state" / "vault" / "audit").iterdir()
+        file.write_bytes(b'{"a"\n[]\n\xff\n' + file.read_bytes())
+        assert box.run("audit", "show").count("no entry") == 3
+
+    def test_a_program_before_the_pipe_that_failed_replaces_nothing(self, box: Box) -> None:
+        box.make()
+        box.run("put", "mqtt/plant", given=CANARY.encode())
+        assert "--exact" in box.run("put", "mqtt/plant", given=b"", code=5)
+        assert box.run("get", "mqtt/plant") == CANARY
+        box.run("put", "mqtt/plant", "--exact", given=b"")
+        assert box.run("get", "mqtt/plant") == ""
+
+    def test_nothing_it_writes_is_for_others_even_without_a_umask(self, box: Box) -> None:
+        """And a link that somebody has laid where the backup's draft goes is not written through."""
+        before = os.umask(0)
+        try:
+            box.make()
+            box.run("put", "mqtt/plant", given=b"x")
+            box.run("backup", str(box.folder / "backup"))
+        finally:
+            os.umask(before)
+        own = [path for path in box.folder.rglob("*") if path != box.config]
+        assert {path.name for path in own} >= {"backup", "key", "vault.1", "lock", "audit"}
+        assert [path for path in own if path.is_file() and path.stat().st_mode & 0o077] == []
+        assert [path for path in own if path.is_dir() and path.stat().st_mode & 0o022] == []
 
     def test_who_may_is_told(self, box: Box) -> None:
         rules = box.folder / "rules.toml"

@@ -153,6 +153,16 @@ class Journal:
             files.sync_folder(self._folder)
 
 
+def set_aside(folder: Path) -> Path | None:
+    """What another vault has noted, and signed with another key, is kept beside; where. OSError."""
+    if not folder.exists():
+        return None
+    names = (folder.with_name(f"{folder.name}.{number}.replaced") for number in range(1, 1 << 20))
+    aside = folder.rename(next(name for name in names if not name.exists()))
+    files.sync_folder(folder.parent)
+    return aside
+
+
 def verify(folder: Path, key: Ed25519PublicKey, counter: Counter | None) -> chain.Report:
     """VaultError where the journal cannot be read."""
     try:
