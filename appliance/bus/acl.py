@@ -27,13 +27,14 @@ def text(grantees: Iterable[Grantee]) -> str:
     for grantee in grantees:
         if not (grantee.publish or grantee.subscribe):
             continue
-        lines.append(f"user {_safe(grantee.name)}")
-        lines += [f"topic write {_safe(filter_)}" for filter_ in grantee.publish]
-        lines += [f"topic read {_safe(filter_)}" for filter_ in grantee.subscribe]
+        lines.append(f"user {safe(grantee.name)}")
+        lines += [f"topic write {safe(filter_)}" for filter_ in grantee.publish]
+        lines += [f"topic read {safe(filter_)}" for filter_ in grantee.subscribe]
     return "\n".join(lines) + "\n"
 
 
-def _safe(word: str) -> str:
+def safe(word: str) -> str:
+    """The word itself, or BusError."""
     if not word or not word.isprintable() or word != word.strip():
         raise BusError(f"{word!r} cannot stand in an access list", "Use printable characters, no blanks at the ends.")
     return word

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 TICK_S = 5.0
 ANSWER_S = 5.0  # for connecting, and for the broker's answer to CONNECT and SUBSCRIBE
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
+SPARED = 4  # a loss and so many attempts less one, which take 0.4 s, are no warning yet
 LAST_WORDS_S = 0.5  # for what is left to send when the session is closed
 UNSUBSCRIBE_S = 2.0  # a named session keeps a filter for so long, in case the process is about to end
 MAX_OUTPUT = 8 << 20  # bytes of QoS 0 for a broker that does not read
@@ -74,6 +75,7 @@ class MqttBus:
         self._lost: asyncio.Future[str] | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._trouble = "it was not tried yet"
+        self._told, self._spared = "", 0
 
     # The port
 
@@ -164,6 +166,9 @@ class MqttBus:
                     lost = await self._connect()
                 log.info("connected to the broker at %s", self._address.url)
                 reason = await lost
+                self._told = ""
+                # A broker that is started again or stops a moment before us is no trouble; one that throws us out is.
+                self._spared = SPARED if self._loop.time() - began > LAST_RETRY_S else 0
             except TimeoutError:
                 reason = f"no answer within {ANSWER_S:g} s"
             except BusError as error:
@@ -264,9 +269,14 @@ class MqttBus:
             self._session.disconnect()
 
     def _note(self, reason: str) -> None:
-        level = logging.DEBUG if reason == self._trouble else logging.WARNING
-        log.log(level, "no connection to the broker at %s: %s; trying again", self._address.url, reason)
         self._trouble = reason
+        if self._spared:
+            self._spared -= 1
+            level = logging.DEBUG
+        else:
+            level = logging.DEBUG if reason == self._told else logging.WARNING
+            self._told = reason
+        log.log(level, "no connection to the broker at %s: %s; trying again", self._address.url, reason)
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(TICK_S, self._tick)
