@@ -1,0 +1,152 @@
+"""Pairs of files that `delta` measures: an old version of a model, a new one, and how small the patch is to be."""
+
+import json
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("MILLWRIGHT_SHARED") or ROOT.parent / "shared") / "data" / "models"
+NEVER_ABOVE = 1.02  # times the best tool
+LARGE_BYTES, LARGE_TENSORS, LARGE_CHANGED = 2 << 30, 64, 3  # of the file that shows bounded memory
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`bound` is the most our patch may take of the best tool's; `rated` ones count for the rate of applying."""
+
+    name: str
+    old: Path
+    new: Path
+    bound: float = NEVER_ABOVE
+    factors: Path | None = None
+    rated: bool = True
+
+
+_Recipe = tuple[str, str, str, float]  # network, tuning, precision, bound
+
+RECIPES: tuple[_Recipe, ...] = (
+    ("cnn", "adam", "fp32", 0.65),
+    ("cnn", "adam", "fp16", 0.42),
+    ("cnn", "sgd", "fp16", 0.42),
+    ("cnn", "adam", "bf16", 0.40),
+    ("cnn", "head", "fp16", 0.08),
+    ("cnn", "head frozen", "fp16", NEVER_ABOVE),
+    ("cnn", "adam", "int8", 0.62),
+    ("cnn", "sgd", "int8", 0.78),
+    ("cnn", "added", "fp16", 0.50),
+    ("cnn", "added", "int8", 0.78),
+    ("gpt", "adam", "fp32", 0.65),
+    ("gpt", "adam", "fp16", 0.42),
+    ("gpt", "sgd", "fp16", 0.42),
+    ("gpt", "adam", "bf16", 0.40),
+    ("gpt", "head", "fp16", NEVER_ABOVE),
+    ("gpt", "adam", "int8", 0.62),
+    ("gpt", "sgd", "int8", 0.78),
+    ("gpt", "adam", "int4", 0.57),
+    ("gpt", "added", "fp16", 0.50),
+    ("gpt", "added", "int8", 0.78),
+    ("gpt", "lora", "fp16", 0.06),
+    ("gpt", "lora", "int8", 0.12),
+    ("gpt", "lora", "int4", 0.50),
+)
+SHARED_PAIRS = (
+    ("shared r int8", "r_base.int8.bin", "r_full_adam.int8.bin", 0.62),
+    ("shared g int4 lora", "g_base.int4.bin", "g_lora.int4.bin", 0.50),
+    ("shared t int8 tflite", "t_base.int8.tflite", "t_full.int8.tflite", NEVER_ABOVE),
+    ("shared r xml", "r_base.int8.xml", "r_full_adam.int8.xml", NEVER_ABOVE),
+    ("shared g xml", "g_base.int4.xml", "g_lora.int4.xml", NEVER_ABOVE),
+)
+
+
+def _wanted(name: str, only: Sequence[str]) -> bool:
+    return not only or any(word in name for word in only)
+
+
+def pairs(folder: Path, only: Sequence[str], say: Say) -> Iterator[Pair]:
+    """Those whose name has one of the words `only`; trained where `folder` does not have them yet."""
+    recipes = [recipe for recipe in RECIPES if _wanted(" ".join(recipe[:3]), only)]
+    if not (folder / "done").exists() and recipes:
+        _train(folder, say)
+        (folder / "done").touch()
+    for network, tuning, precision, bound in recipes:
+        factors = folder / "gpt.factors.safetensors" if tuning == "lora" else None
+        suffix = "safetensors" if precision == "bf16" else "bin"
+        old, new = (folder / f"{network}.{name}.{precision}.{suffix}" for name in ("base", tuning.replace(" ", "-")))
+        yield Pair(f"{network} {tuning} {precision}", old, new, bound, factors)
+    for name, before, after, bound in SHARED_PAIRS:
+        if (SHARED / before).exists() and _wanted(name, only):
+            yield Pair(name, SHARED / before, SHARED / after, bound, rated=not before.endswith(".xml"))
+    if _wanted("sources", only):
+        yield Pair("sources", *_sources(folder), rated=False)
+
+
+def _train(folder: Path, say: Say) -> None:
+    from tools.benchmarks import exports, versions
+
+    say("training two networks, each in several versions; some minutes")
+    cnn, (gpt, factors) = versions.cnn_versions(), versions.gpt_versions()
+    named = {f"{stem}.lora_{letter}.weight": array for name, pair in factors.items()
+             for stem in [name.removesuffix(".weight")] for letter, array in zip("BA", pair, strict=True)}  # fmt: skip
+    exports.safetensors(named, folder / "gpt.factors.safetensors", bfloat=True)
+    for network, found in (("cnn", cnn), ("gpt", gpt)):
+        precisions = sorted({precision for name, _, precision, _ in RECIPES if name == network})
+        for tuning, weights in found.items():
+            for precision in precisions:
+                path = folder / f"{network}.{tuning.replace(' ', '-')}.{precision}"
+                say(f"writing {path.name}")
+                if precision == "bf16":
+                    exports.safetensors(weights, Path(f"{path}.safetensors"), bfloat=True)
+                else:
+                    exports.ir(weights, precision, Path(f"{path}.xml"))
+
+
+def _sources(folder: Path) -> tuple[Path, Path]:
+    """Files that are no model: programs and text, some of them changed, in another order."""
+    paths = [*sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:120], Path(sys.executable).resolve()]
+    old, new = folder / "sources.old", folder / "sources.new"
+    parts = [path.read_bytes() for path in paths]
+    old.write_bytes(b"".join(parts))
+    changed = [part.replace(b"self", b"this") if number % 7 == 0 else part for number, part in enumerate(parts)]
+    new.write_bytes(b"".join(changed[60:] + changed[:60]))
+    return old, new
+
+
+def large(scratch: Path) -> Pair:
+    """A model of 2 GB, most of it zeros that take no space on disk, some of its tensors tuned."""
+    old, new = scratch / "large-old.safetensors", scratch / "large-new.safetensors"
+    header = _large_header()
+    size = LARGE_BYTES // LARGE_TENSORS
+    for path, step in ((old, 0.0), (new, 1e-4)):
+        with path.open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + LARGE_BYTES)
+            for number in range(LARGE_CHANGED):
+                draw = np.random.default_rng(number)
+                values = draw.standard_normal(size // 2, np.float32) * np.float32(0.05)
+                values += draw.standard_normal(size // 2, np.float32) * np.float32(step)
+                file.seek(len(header) + number * size * (LARGE_TENSORS // LARGE_CHANGED))
+                file.write(values.astype(np.float16).tobytes())
+    return Pair("large", old, new)
+
+
+def _large_header() -> bytes:
+    size = LARGE_BYTES // LARGE_TENSORS
+    told = {
+        f"layer.{n}.weight": {
+            "dtype": "F16",
+            "shape": [size // 2 // 4096, 4096],
+            "data_offsets": [n * size, (n + 1) * size],
+        }
+        for n in range(LARGE_TENSORS)
+    }
+    encoded = json.dumps(told).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return len(encoded).to_bytes(8, "little") + encoded
