@@ -25,8 +25,8 @@ CHANNELS = ((1, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2),
 ADDED = (256, 256, 1)
 VOCABULARY, WIDTH, HEADS, BLOCKS, PLACES = 256, 256, 4, 4, 64
 RANK, ALPHA = 8, 2.0
-CNN_STEPS, GPT_STEPS = (120, 40), (120, 40)  # of the base, of each tuning
-CNN_BATCH, GPT_BATCH = 48, 12
+CNN_STEPS, GPT_STEPS = (80, 25), (80, 25)  # of the base, of each tuning
+CNN_BATCH, GPT_BATCH = 32, 8
 
 
 def dice(seed: int) -> np.random.Generator:
