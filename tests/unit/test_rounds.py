@@ -14,7 +14,7 @@ from appliance.inference.detector.feedback import Feedback, Said
 from appliance.inference.detector.quality import Limit
 from appliance.inference.detector.rounds import FLAT, MISSING, RANGE, WEAR, Finding, Rounds
 from appliance.inference.detector.settings import DetectorSettings
-from appliance.inference.detector.trend import BLOCK, Batch, Goal, Trends
+from appliance.inference.detector.trend import BLOCK, Batch, Goal, Trends, medians
 
 SECOND = 1_000_000_000
 START = 1_790_000_000 * SECOND
@@ -200,6 +200,12 @@ BLOCK_S = 640.0
 DAY = 135
 
 
+def test_medians_are_those_of_numpy() -> None:
+    block = np.random.default_rng(3).normal(size=(BLOCK, 40)).round(1)  # with equal values
+    block[:, :3] *= 1e300
+    assert medians(block).tolist() == np.median(block, axis=0).tolist()
+
+
 def trended(path: "np.ndarray[tuple[int], np.dtype[np.float64]]", limit: float) -> tuple[int, Trends]:
     """The block at which the channel first trends, or -1."""
     trends, first = Trends(), -1
@@ -346,7 +352,8 @@ def test_a_healthy_learning_period_is_confirmed_once() -> None:
     person.say(Verdict.NORMAL, PUMP)
     assert person.feedback.describe() == {}
     ((_, label),) = person.feedback.labels
-    assert (label.condition, label.until - label.since) == ("learning-period", pytest.approx(399 * SECOND, abs=SECOND))
+    assert label.condition == "learning-period"
+    assert label.until - label.since == pytest.approx(399 * SECOND, abs=SECOND)
 
 
 class Watched(Plant):

@@ -26,7 +26,7 @@ from appliance.inference.detector.memory import Branch, Memory, Row
 from appliance.inference.detector.places import Places, spans
 from appliance.inference.detector.quality import BUSY, FEWEST_VALUES, Bools, Columns, Limit, Range, Silence, Stillness
 from appliance.inference.detector.settings import DetectorSettings
-from appliance.inference.detector.trend import BLOCK, Batch, Goal, Trend, Trends, span_text, wear_text
+from appliance.inference.detector.trend import BLOCK, Batch, Goal, Trend, Trends, medians, span_text, wear_text
 
 MISSING, FLAT, RANGE, WEAR = "missing-data", "flat-line", "out-of-range", "wear"
 LONGEST_STEP_S = 10.0  # between two walks; what is more was sleep, or a clock that was set
@@ -385,23 +385,21 @@ class Rounds:
         chosen = np.flatnonzero(whole & (rows >= max(BLOCK, self._settings.learn_rows)))
         if not chosen.size:
             return
-        index = np.array([self._places.assets[place].index for place in chosen], np.int64)
+        assets = [self._places.assets[place] for place in chosen.tolist()]
+        index = np.array([asset.index for asset in assets], np.int64)
         width = self._places.width[chosen]
         channels = spans(self._places.first[chosen], width)
         owner = np.repeat(np.arange(len(chosen)), width)
-        medians = np.median(self._places.newest(index, rows[chosen], BLOCK), axis=0)
+        middle = medians(self._places.newest(index, rows[chosen], BLOCK))
         goal = self._goal(index, width, channels)
-        standing = np.array([self._places.assets[place].latch.standing for place in chosen])
+        standing = np.array([asset.latch.standing for asset in assets])
         self._trends.add(
-            Batch(chosen, self._places.times(index, rows[chosen], BLOCK // 2), channels, owner, medians, goal), standing
+            Batch(chosen, self._places.times(index, rows[chosen], BLOCK // 2), channels, owner, middle, goal), standing
         )
         trending = np.logical_or.reduceat(self._trends.standing()[channels], np.cumsum(width) - width)
-        for number, place in enumerate(chosen.tolist()):
-            if (
-                trending[number]
-                or self._places.names[place] in self._trending
-                or WEAR in self._told.get(self._places.names[place], ())
-            ):
+        known = self._trending.keys() | {name for name, told in self._told.items() if WEAR in told}
+        for number, (place, asset) in enumerate(zip(chosen.tolist(), assets, strict=True)):
+            if trending[number] or asset.name in known:
                 mine = owner == number
                 yield from self._tell_wear(place, channels[mine], Goal(*(side[mine] for side in goal)))
 

@@ -113,6 +113,13 @@ class Batch(NamedTuple):
         return Batch(self.assets[chosen], at_s, self.channels[kept], place[self.owner[kept]], values[kept], goal)
 
 
+def medians(block: Floats) -> Floats:
+    """[channels] of an even number of rows [rows, channels]. numpy's own looks for NaN and takes five times as long."""
+    half = len(block) // 2
+    middle: Floats = np.sort(block, axis=0)[half - 1 : half + 1].mean(axis=0)
+    return middle
+
+
 class Trends:
     def __init__(self) -> None:
         self.clocks, self.paths = Clocks(), Paths()
