@@ -14,11 +14,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ota.delta import applying, codec, container, covers, formats, generic, matching
+from ota.delta import applying, codec, container, covers, formats, generic, matching, packing
 from ota.delta.container import Change, Content, Way
 from ota.delta.errors import DeltaError
 from ota.delta.files import CHUNK, File, sync_folder
 from ota.delta.matching import Factors
+
+COVERED_BYTES = 512 << 20  # of a file of tensors for which covers are tried as well; they are held in memory
 
 Say = Callable[[str], None]
 
@@ -172,6 +174,8 @@ class _Making:
             if max(old.content.size, content.size) <= generic.DICTIONARY_BYTES:
                 add(self._by_dictionary(old.path, new))
             add(self._by_tensors(old.path, new))
+        if tried and content.size > COVERED_BYTES:
+            return min(tried, key=lambda candidate: candidate.size)
         mapped = _mapped(old.path if old is not None else None), _mapped(new)
         least = min((candidate.size for candidate in tried), default=None)
         # Where our covers are far from the best, those of others would not make up for it.
@@ -185,13 +189,13 @@ class _Making:
 
     def _by_dictionary(self, old: Path, new: Path) -> _Candidate:
         candidate, data = self._candidate(Way.DICTIONARY), new.read_bytes()
-        candidate.add(generic.by_dictionary(old.read_bytes(), data), data)
+        candidate.add(packing.by_dictionary(old.read_bytes(), data), data)
         return candidate
 
     def _by_covers(
         self, old: covers.Bytes, new: covers.Bytes, found: list[covers.Cover], most: int | None
     ) -> _Candidate | None:
-        frames = generic.by_covers(old, new, found, most)
+        frames = packing.by_covers(old, new, found, most)
         if frames is None:
             return None
         candidate = self._candidate(Way.COVERS)

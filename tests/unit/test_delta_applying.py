@@ -9,7 +9,7 @@ from pathlib import Path
 import cbor2
 import pytest
 
-from ota.delta import applying, container, generic, journal, making
+from ota.delta import applying, container, generic, journal, making, packing
 from ota.delta.__main__ import main
 from ota.delta.container import Change, Content, Way
 from ota.delta.errors import DeltaError, MismatchError, PatchError
@@ -36,7 +36,7 @@ def small(tmp_path: Path) -> Made:
 @pytest.fixture
 def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     """A patch by covers, in many frames, with a record in the journal after each."""
-    for module in (generic, applying):
+    for module in (generic, packing, applying):
         monkeypatch.setattr(module, "FRAME", 5000)
     monkeypatch.setattr(applying, "SYNC_BYTES", 1)
     monkeypatch.setattr(generic, "DICTIONARY_BYTES", 0)
@@ -269,7 +269,7 @@ def test_hostile_patches(small: Made, tmp_path: Path, name: str) -> None:
 
 def test_a_zstd_bomb_as_a_dictionary_frame(small: Made, tmp_path: Path) -> None:
     old = small[0].read_bytes()
-    bomb = generic.by_dictionary(old, bytes(1 << 24))
+    bomb = packing.by_dictionary(old, bytes(1 << 24))
     change = Change("model", content(b"x" * 100), Way.DICTIONARY, 1, "model", content(old))
     refused(small, hostile([change], [(bomb, b"x" * 100)]), tmp_path / "given")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ota.delta import covers, generic
+from ota.delta import covers, generic, packing
 from ota.delta.covers import Cover
 from ota.delta.errors import PatchError
 from ota.delta.generic import FRAME, Covers
@@ -22,7 +22,7 @@ def array(data: bytes) -> covers.Bytes:
 
 
 def frames(old: bytes, new: bytes) -> list[bytes]:
-    found = generic.by_covers(array(old), array(new), covers.find(array(old), array(new)))
+    found = packing.by_covers(array(old), array(new), covers.find(array(old), array(new)))
     assert found is not None
     return found
 
@@ -67,6 +67,7 @@ def test_whatever_is_packed_comes_back(old: bytes, fresh: bytes, ranges: list[tu
 
 def test_files_of_several_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generic, "FRAME", 10_000)
+    monkeypatch.setattr(packing, "FRAME", 10_000)
     old, new = moved()
     packed = frames(old, new)
     assert len(packed) == -(-len(new) // 10_000)
@@ -75,6 +76,7 @@ def test_files_of_several_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_decoding_goes_on_after_frames_whose_bytes_nobody_wants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generic, "FRAME", 10_000)
+    monkeypatch.setattr(packing, "FRAME", 10_000)
     old, new = moved()
     packed = frames(old, new)
     decoder = Covers(Memory(old), len(old), len(new))
@@ -84,8 +86,8 @@ def test_decoding_goes_on_after_frames_whose_bytes_nobody_wants(monkeypatch: pyt
 
 def test_nothing_is_tried_that_cannot_come_near() -> None:
     new = random.Random(1).randbytes(10_000)
-    assert generic.by_covers(array(b""), array(new), [], most=1000) is None
-    assert generic.by_covers(array(b""), array(new), [], most=9000) is not None
+    assert packing.by_covers(array(b""), array(new), [], most=1000) is None
+    assert packing.by_covers(array(b""), array(new), [], most=9000) is not None
 
 
 def test_broken_frames_are_refused_or_give_as_much_as_they_should() -> None:
@@ -105,7 +107,7 @@ def numbers(*values: int) -> bytes:
 
 
 def frame(instructions: bytes, differences: bytes = b"", fresh: bytes = b"") -> bytes:
-    packed = [generic._packed(stream) for stream in (instructions, differences, fresh)]
+    packed = [packing._packed(stream) for stream in (instructions, differences, fresh)]
     codes = bytes(part[0] for part in packed)
     head = [len(instructions), len(packed[0]) - 1, len(packed[1]) - 1]
     return codes + b"".join(number.to_bytes(4, "little") for number in head) + b"".join(part[1:] for part in packed)
@@ -141,7 +143,7 @@ def test_frames_that_are_refused(data: bytes) -> None:
 
 def test_a_stream_gives_no_more_than_it_is_asked_for() -> None:
     """A bomb: a gigabyte of zeros in a few kilobytes is never unpacked."""
-    bomb = generic._packed(bytes(1 << 26))
+    bomb = packing._packed(bytes(1 << 26))
     stream = generic._Stream(bomb[0])
     stream.feed(bomb[1:])
     assert stream.take(10) == bytes(10)
@@ -153,15 +155,15 @@ def test_a_stream_gives_no_more_than_it_is_asked_for() -> None:
 
 def test_by_dictionary() -> None:
     old, new = moved()
-    packed = generic.by_dictionary(old, new)
+    packed = packing.by_dictionary(old, new)
     assert len(packed) < 2000
     assert generic.from_dictionary(old, packed, len(new)) == new
 
 
 def test_a_zstd_frame_that_is_not_what_it_says() -> None:
     old, new = moved(size=3000)
-    packed = generic.by_dictionary(old, new)
-    bomb = generic.by_dictionary(old, bytes(1 << 24))
+    packed = packing.by_dictionary(old, new)
+    bomb = packing.by_dictionary(old, bytes(1 << 24))
     for data, size in [(packed, len(new) - 1), (packed[:-3], len(new)), (b"", 5), (b"no zstd", 5), (bomb, len(new))]:
         with pytest.raises(PatchError):
             generic.from_dictionary(old, data, size)
@@ -201,6 +203,6 @@ def test_tools_that_are_installed_find_ranges_that_give_the_file_back(tmp_path: 
     (tmp_path / "old").write_bytes(old)
     (tmp_path / "new").write_bytes(new)
     for found in [*covers.of_tools(tmp_path / "old", tmp_path / "new"), []]:
-        packed = generic.by_covers(array(old), array(new), found)
+        packed = packing.by_covers(array(old), array(new), found)
         assert packed is not None
         assert given_back(old, len(new), packed) == new
