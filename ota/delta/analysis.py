@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ota.delta import lowrank, predictors, tokens
 from ota.delta.integers import FORMS, load, ordered, values
-from ota.delta.predictors import CHUNK, KINDS, Inputs, Known, Mode, Plan, typical
+from ota.delta.predictors import KINDS, Inputs, Known, Mode, Plan, typical
 from ota.delta.streams import Noted
-from ota.delta.tensors import Kind, Tensor
+from ota.delta.tensors import Tensor
 
 Array = NDArray[Any]
 _MIN_MATRIX = 512  # elements below which rows and ranks are not worth looking at
@@ -63,8 +63,10 @@ def measure(noted: Noted) -> float:
     counts = np.concatenate([counts, np.zeros(-len(counts) % 256, counts.dtype)]).reshape(-1, 256)
     counts = counts[counts.any(axis=1)].astype(np.float64)
     rows = counts.sum(axis=1)
-    return total + float((rows * np.log2(rows)).sum() - (counts * np.log2(np.maximum(counts, 1))).sum()) + float(
-        (counts > 0).sum()
+    return (
+        total
+        + float((rows * np.log2(rows)).sum() - (counts * np.log2(np.maximum(counts, 1))).sum())
+        + float((counts > 0).sum())
     )
 
 
@@ -245,5 +247,3 @@ def _classes(squares: tuple[Array, Array], axis: int) -> NDArray[np.int32]:
         floor = np.maximum((noise * weight).sum(axis=axis, keepdims=True) / weight.sum(axis=axis, keepdims=True), 0)
         size = np.maximum(size, np.maximum(floor * 2.0**-12, 1e-60))
     return np.rint(np.log2(size)).reshape(-1).astype(np.int32)
-
-

@@ -6,8 +6,6 @@ decoder takes in the order of the symbols. The states go on from call to call; a
 back at their start, LOW, which is where the encoder began.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,17 +74,11 @@ def _renew(lane: States, words: Words, position: int) -> int:
     return after
 
 
-def encode(tables: Tables, lanes: int, calls: Sequence[tuple[Bytes, Bytes]]) -> tuple[States, list[Words]]:
-    """The states a decoder starts from and the words of each call; a call is (table of each symbol, symbol).
+def encode_call(tables: Tables, states: States, chosen: Bytes, symbols: Bytes) -> Words:
+    """The words of one call, given its tables and symbols; `states` go back in place to where its decoder starts.
 
-    Every symbol must have a frequency in its table. Calls are taken from the last to the first.
+    Calls are encoded from the last to the first. Every symbol must have a frequency in its table.
     """
-    states = start(lanes)
-    words = [_encode_call(tables, states, chosen, symbols) for chosen, symbols in reversed(calls)]
-    return states, words[::-1]
-
-
-def _encode_call(tables: Tables, states: States, chosen: Bytes, symbols: Bytes) -> Words:
     lanes = len(states)
     packed = tables.packed.take((chosen.astype(np.uint32) << np.uint32(8)) | symbols)
     frequencies, starts = packed >> np.uint32(16), packed & np.uint32(0xFFFF)

@@ -65,9 +65,7 @@ class Noted:
         self._note(tokens.META, tokens.contexts(classes, None), given)
         return given
 
-    def residuals(
-        self, family: int, classes: NDArray[np.uint8], found: Cells | None, given: Ordered | None
-    ) -> Ordered:
+    def residuals(self, family: int, classes: NDArray[np.uint8], found: Cells | None, given: Ordered | None) -> Ordered:
         assert given is not None
         assert found is not None
         self._note(family, tokens.contexts(classes, found.fraction), given)
@@ -119,9 +117,7 @@ class Reading:
     def numbers(self, classes: NDArray[np.uint8], given: Ordered | None) -> Ordered:
         return tokens.join(self._symbols(self._maps.by_class[tokens.META].take(classes)), self._raw)
 
-    def residuals(
-        self, family: int, classes: NDArray[np.uint8], found: Cells | None, given: Ordered | None
-    ) -> Ordered:
+    def residuals(self, family: int, classes: NDArray[np.uint8], found: Cells | None, given: Ordered | None) -> Ordered:
         assert found is not None
         place = (classes.astype(np.uint16) << np.uint16(8)) | found.fraction
         return tokens.join(self._symbols(self._maps.by_cell[family].take(place)), self._raw)

@@ -1,0 +1,322 @@
+"""Pairs of tensors become segments: every pair by the operation that is smallest for it. Host only.
+
+Analysis first: tokens and contexts of all tensors go to a temporary file and into the statistics that the context
+tables are built from. Then the streams are written, from the last symbol of a stretch to its first.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import IO
+
+import numpy as np
+import zstandard
+
+from ota.delta import payload, rans, tables, tokens
+from ota.delta.analysis import Analysis, Hinted, run, shape_of
+from ota.delta.decoding import MAX_DICTIONARY
+from ota.delta.integers import FORMS, load, values
+from ota.delta.predictors import SCALES, ZEROS, Blocks, Inputs
+from ota.delta.segments import MAX_PARTS, MAX_SEGMENT, Operation, Pair, Part, Segment
+from ota.delta.streams import Noted
+from ota.delta.tensors import Source, Tensor
+
+RESTART = 64 << 20  # bytes of output after which the streams start again
+_LEVEL = 19
+_PIECE = 2 << 20  # bytes of a RAW or GAP part
+_AROUND = 1 << 20  # bytes of the old file looked at to either side of a GAP part
+_PER_LANE = 1500  # bytes of payload that are worth a lane: it costs about three
+
+
+@dataclass
+class _Piece:
+    """A part, with the numbers of the noted blocks it is made of, or its blob."""
+
+    part: Part
+    blocks: list[int] = field(default_factory=list)
+    blob: bytes = b""
+
+
+class _Spool:
+    """Noted blocks in a temporary file."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  kept until `close`
+        self._places: list[int] = []
+        self.counts = np.zeros(tokens.FAMILIES * tokens.CONTEXTS * rans.SYMBOLS, np.int64)
+        self.raw_bits = 0
+
+    def add(self, noted: Noted) -> int:
+        contexts = np.concatenate([contexts for contexts, _ in noted.calls])
+        symbols = np.concatenate([symbols for _, symbols in noted.calls])
+        self.counts += np.bincount(contexts.astype(np.int64) << 8 | symbols, minlength=len(self.counts))
+        numbers = np.concatenate([numbers for numbers, _ in noted.raw])
+        widths = np.concatenate([widths for _, widths in noted.raw])
+        self.raw_bits += int(widths.sum(dtype=np.int64))
+        self._places.append(self._file.seek(0, 2))
+        lengths = np.array([len(contexts) for contexts, _ in noted.calls], np.int64)
+        for array in (lengths, contexts, symbols, numbers, widths):
+            np.save(self._file, array)
+        return len(self._places) - 1
+
+    def get(self, number: int) -> Noted:
+        self._file.seek(self._places[number])
+        lengths, contexts, symbols, numbers, widths = (np.load(self._file) for _ in range(5))
+        noted = Noted()
+        cuts = np.cumsum(lengths)[:-1]
+        noted.calls = list(zip(np.split(contexts, cuts), np.split(symbols, cuts), strict=True))
+        noted.raw = [(numbers, widths)]
+        return noted
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Encoded:
+    """What `encode` found; to be closed."""
+
+    def __init__(self, copies: list[Part], pieces: list[_Piece], spool: _Spool) -> None:
+        self._copies, self._pieces, self._spool = copies, pieces, spool
+        book, self._book = tables.build(spool.counts.reshape(-1, rans.SYMBOLS))
+        self._lanes = _lanes(self._bits() / 8)
+        self.tables = payload.write_tables(self._lanes, book)
+
+    def _bits(self) -> float:
+        counts = self._spool.counts.reshape(-1, rans.SYMBOLS)
+        used = np.flatnonzero(counts.any(axis=1))
+        if not len(used):
+            return 0.0
+        shares = self._book.tables.frequencies[self._book.chosen.reshape(-1)[used]] / rans.TOTAL
+        return float(-(counts[used] * np.log2(np.maximum(shares, 1 / rans.TOTAL))).sum())
+
+    def segments(self) -> Iterator[Segment]:
+        """In the order in which they are to be decoded: copies first, for scales may be among them."""
+        for start in range(0, len(self._copies), MAX_PARTS):
+            yield Segment(tuple(self._copies[start : start + MAX_PARTS]))
+        for stretch in _stretches(list(_packed(self._pieces))):
+            yield from self._stretch(stretch)
+
+    def _stretch(self, segments: list[list[_Piece]]) -> Iterator[Segment]:
+        """Segments of which the first starts the streams. Written backwards, given forwards."""
+        states = rans.start(self._lanes)
+        words: list[rans.Words] = []
+        for pieces in reversed(segments):
+            found = [np.zeros(0, np.uint16)]
+            for number in reversed([number for piece in pieces for number in piece.blocks]):
+                for contexts, symbols in reversed(self._spool.get(number).calls):
+                    chosen = self._book.chosen.reshape(-1)[contexts]
+                    found.append(rans.encode_call(self._book.tables, states, chosen, symbols))
+            words.append(np.concatenate(found[::-1]))
+        coded = any(piece.blocks for pieces in segments for piece in pieces)
+        for number, (pieces, its) in enumerate(zip(segments, reversed(words), strict=True)):
+            yield self._segment(pieces, its, states if coded and number == 0 else None)
+
+    def _segment(self, pieces: list[_Piece], words: rans.Words, states: rans.States | None) -> Segment:
+        raw = [raw for piece in pieces for number in piece.blocks for raw in self._spool.get(number).raw]
+        numbers = np.concatenate([numbers for numbers, _ in raw] or [np.zeros(0, np.uint32)])
+        widths = np.concatenate([widths for _, widths in raw] or [np.zeros(0, np.uint8)])
+        blobs = b"".join(piece.blob for piece in pieces)
+        content = payload.Payload(words, tokens.pack(numbers, widths), blobs, states)
+        return Segment(tuple(piece.part for piece in pieces), payload.write(content))
+
+    def close(self) -> None:
+        """Lets go of the temporary file."""
+        self._spool.close()
+
+
+def _lanes(size: float) -> int:
+    """A power of two that costs little of `size` bytes."""
+    lanes = rans.MIN_LANES
+    while lanes < rans.MAX_LANES and size > 2 * lanes * _PER_LANE:
+        lanes *= 2
+    return lanes
+
+
+def _packed(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
+    """Pieces by the segment, those of one tensor joined where they meet in one."""
+    found: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        if found and (size + piece.part.size > MAX_SEGMENT or len(found) == MAX_PARTS):
+            yield found
+            found, size = [], 0
+        size += piece.part.size
+        if found and piece.blocks and not piece.part.params:
+            last = found[-1]
+            found[-1] = _Piece(replace(last.part, size=last.part.size + piece.part.size), last.blocks + piece.blocks)
+        else:
+            found.append(piece)
+    if found:
+        yield found
+
+
+def _stretches(segments: list[list[_Piece]]) -> Iterator[list[list[_Piece]]]:
+    found: list[list[_Piece]] = []
+    size = 0
+    for pieces in segments:
+        if found and size >= RESTART:
+            yield found
+            found, size = [], 0
+        found.append(pieces)
+        size += sum(piece.part.size for piece in pieces)
+    if found:
+        yield found
+
+
+def encode(old: Source, new: Source, pairs: Sequence[Pair]) -> Encoded:
+    """Finds the smallest operation for every pair. Memory: some copies of one tensor; disk: about the new file."""
+    spool = _Spool()
+    copies: list[Part] = []
+    pieces: list[_Piece] = []
+    for pair in _scales_first(pairs):
+        if pair.new.size == 0:
+            continue
+        if _same(old, new, pair):
+            assert pair.old is not None
+            _join(copies, Part(Operation.COPY, pair.new.offset, pair.new.size, (pair.old.offset - pair.new.offset,)))
+        else:
+            pieces += _best(old, new, pair, spool)
+    return Encoded(copies, pieces, spool)
+
+
+def _scales_first(pairs: Sequence[Pair]) -> list[Pair]:
+    hints = [pair.hints for pair in pairs]
+    needed = {one.offset for hint in hints for one in (hint.new_scale, hint.new_zero) if one is not None}
+    return sorted(pairs, key=lambda pair: (pair.new.offset not in needed, pair.new.offset))
+
+
+def _same(old: Source, new: Source, pair: Pair) -> bool:
+    if pair.old is None or pair.old.size != pair.new.size:
+        return False
+    size, step = pair.new.size, MAX_SEGMENT
+    return all(
+        old.read(pair.old.offset + at, min(step, size - at)) == new.read(pair.new.offset + at, min(step, size - at))
+        for at in range(0, size, step)
+    )
+
+
+def _join(copies: list[Part], part: Part) -> None:
+    last = copies[-1] if copies else None
+    if last is not None and last.offset + last.size == part.offset and last.params == part.params:
+        copies[-1] = replace(last, size=last.size + part.size)
+    else:
+        copies.append(part)
+
+
+def _best(old: Source, new: Source, pair: Pair, spool: _Spool) -> list[_Piece]:
+    """By the codec, or by zstd where it is smaller: little changed, or no numbers."""
+    if shape_of(pair.new) is None:
+        return list(_zipped(old, new, pair))
+    usable = pair.old is not None and pair.old.size == pair.new.size and pair.old.kind == pair.new.kind
+    before = pair.old if usable else None
+    inputs = Inputs(old, new, pair.new.offset)
+    with np.errstate(all="ignore"):
+        candidate = Analysis(inputs, pair.new, before, _hinted(old, new, pair) if usable else None).best()
+        noted = run(candidate.plan, candidate.known, inputs)
+        if _zips_better(old, new, pair, candidate.bits / 8):
+            zipped = list(_zipped(old, new, pair))
+            if sum(len(piece.blob) + 6 for piece in zipped) * 8 < candidate.bits:
+                return zipped
+        walk = Blocks(candidate.plan)
+        return [
+            _Piece(
+                Part(
+                    Operation.DELTA,
+                    pair.new.offset + walk.start(number),
+                    walk.size(number),
+                    candidate.plan.params() if number == 0 else (),
+                ),
+                [spool.add(block)],
+            )
+            for number, block in enumerate(noted)
+        ]
+
+
+def _zips_better(old: Source, new: Source, pair: Pair, size: float) -> bool:
+    """By a sample: zstd is slow."""
+    sample = min(pair.new.size, 1 << 18)
+    data = new.read(pair.new.offset, sample)
+    known = old.read(pair.old.offset, min(sample, pair.old.size)) if pair.old is not None and pair.old.size else b""
+    return len(_zip(data, known, 3)) < 1.3 * size * sample / pair.new.size + 64
+
+
+def _zipped(old: Source, new: Source, pair: Pair) -> Iterator[_Piece]:
+    for at in range(0, pair.new.size, _PIECE):
+        offset, size = pair.new.offset + at, min(_PIECE, pair.new.size - at)
+        data = new.read(offset, size)
+        alone = _zip(data, b"", _LEVEL)
+        raw = Part(Operation.RAW, offset, size, (len(alone),) if len(alone) < size else ())
+        best = _Piece(raw, blob=alone if raw.params else data)
+        if pair.old is not None and pair.old.size:
+            gap = _gap(old, pair.old, pair.new, at, data)
+            best = min(best, gap, key=lambda piece: len(piece.blob) + 2 * len(piece.part.params))
+        yield best
+
+
+def _gap(old: Source, before: Tensor, after: Tensor, at: int, data: bytes) -> _Piece:
+    start = min(max(0, at - _AROUND), max(0, before.size - 1))
+    size = min(before.size - start, len(data) + 2 * _AROUND, MAX_DICTIONARY)
+    blob = _zip(data, old.read(before.offset + start, size), _LEVEL)
+    offset = after.offset + at
+    return _Piece(Part(Operation.GAP, offset, len(data), (before.offset + start - offset, size, len(blob))), blob=blob)
+
+
+def _zip(data: bytes, dictionary: bytes, level: int) -> bytes:
+    known = zstandard.ZstdCompressionDict(dictionary, zstandard.DICT_TYPE_RAWCONTENT) if dictionary else None
+    settings = zstandard.ZstdCompressionParameters.from_level(
+        level, source_size=len(data), dict_size=len(dictionary), write_checksum=False
+    )
+    return zstandard.ZstdCompressor(dict_data=known, compression_params=settings).compress(data)
+
+
+def _hinted(old: Source, new: Source, pair: Pair) -> Hinted | None:
+    """Scales and zero points where they are of a form that plans can tell."""
+    hints = pair.hints
+    shape = shape_of(pair.new)
+    if hints.old_scale is None or hints.new_scale is None or shape is None or FORMS[pair.new.kind].mantissa:
+        return None
+    groups = _groups(hints.new_scale, shape)
+    if groups is None or hints.old_scale.count != hints.new_scale.count or hints.old_scale.kind != hints.new_scale.kind:
+        return None
+    if hints.new_scale.kind not in SCALES:
+        return None
+    fields = {
+        "groups": groups,
+        "scale_kind": SCALES.index(hints.new_scale.kind),
+        "old_scale": hints.old_scale.offset - pair.new.offset,
+        "new_scale": hints.new_scale.offset - pair.new.offset,
+    }
+    grid = (shape[0], groups, 1) if groups else (1, 1, 1)
+    scales = [_read(old, hints.old_scale, grid), _read(new, hints.new_scale, grid)]
+    if hints.old_zero is None or hints.new_zero is None:
+        return Hinted(fields, *scales, 0.0, 0.0)
+    return _with_zeros(old, new, pair, Hinted(fields, *scales, 0.0, 0.0), grid)
+
+
+def _with_zeros(old: Source, new: Source, pair: Pair, hinted: Hinted, grid: tuple[int, int, int]) -> Hinted | None:
+    before, after = pair.hints.old_zero, pair.hints.new_zero
+    assert before is not None
+    assert after is not None
+    count = grid[0] * grid[1]
+    if before.kind != after.kind or after.kind not in ZEROS or not before.count == after.count == count:
+        return None
+    fields = hinted.fields | {
+        "zero_kind": ZEROS.index(after.kind),
+        "old_zero": before.offset - pair.new.offset,
+        "new_zero": after.offset - pair.new.offset,
+    }
+    return Hinted(fields, hinted.old_scale, hinted.new_scale, _read(old, before, grid), _read(new, after, grid))
+
+
+def _groups(scale: Tensor, shape: tuple[int, int]) -> int | None:
+    if scale.count == 1:
+        return 0
+    groups, rest = divmod(scale.count, shape[0])
+    return groups if not rest and groups and shape[1] % groups == 0 else None
+
+
+def _read(
+    source: Source, tensor: Tensor, grid: tuple[int, int, int]
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    stored = load(tensor.kind, source.read(tensor.offset, tensor.size))[: tensor.count]
+    return values(tensor.kind, stored).astype(np.float64).reshape(grid)
