@@ -81,7 +81,7 @@ def leave(stick: Path, receipt: Receipt) -> Path:
 
 
 def receipts(folder: Path) -> Iterator[Receipt]:
-    """Those that came back, of a stick's `receipts` folder. Anybody may write there: what cannot be read is left out."""
+    """Those that came back, of a stick's `receipts` folder. Anybody may write there; what cannot be read is skipped."""
     paths = (path for path in sorted(folder.glob("*/*.json")) if _NUMBER.fullmatch(path.name))
     for _, path in zip(range(MAX_RECEIPTS), paths, strict=False):
         if (found := _read(path)) is not None and found.device == path.parent.name:

@@ -1,0 +1,222 @@
+"""What goes into a repository: bundles, deltas between them, images, campaigns; and what goes on a stick."""
+
+import shutil
+import tempfile
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from securesystemslib.signer import Signer
+from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
+
+from ota import bundle, campaign, courier, durable, manifest
+from ota.campaign import Campaign, Progress
+from ota.courier import Receipt
+from ota.errors import PublishError
+from ota.manifest import Bundle, Content, Delta, Image, Needs
+from ota.publish.workshop import Workshop
+from ota.trust import OS_RELEASE, models_role, role_of
+
+WORTH = 0.8  # of the whole; a delta above that is dropped
+STICK_DAYS = 90.0
+_CARD = "card.toml"
+
+Make = Callable[[Path, Path, Path], object]  # old folder, new folder, patch
+
+
+@dataclass(frozen=True)
+class Made:
+    """A delta that was tried; `kept` is whether it is worth it."""
+
+    base: Bundle
+    patch_bytes: int
+    whole_bytes: int
+    kept: bool
+
+
+# ---- bundles and images ---------------------------------------------------------------------------------------------
+
+
+def add_bundle(workshop: Workshop, fleet: str, folder: Path, needs: Needs) -> Bundle:
+    """Pack a model and stage it. PublishError where the same version is there with another content."""
+    name, version = _title(folder)
+    content = Bundle(name, version, bundle.digest(folder), bundle.size(folder), needs)
+    role, path = models_role(fleet), manifest.path_of(content, fleet)
+    targets = workshop.targets(role)
+    there = targets.targets.get(path)
+    if there is not None and manifest.read(there.custom) != content:
+        raise PublishError(f"there is another {name} {version}", "Raise the version.")
+    with tempfile.TemporaryDirectory() as temporary:
+        packed = Path(temporary) / "packed"
+        bundle.pack(folder, packed)
+        _stage(workshop, role, targets, workshop.put(packed, path, manifest.custom(content)))
+    return content
+
+
+def add_image(workshop: Workshop, name: str, version: str, image: Path, needs: Needs) -> Image:
+    content = Image(name, version, needs)
+    path = manifest.path_of(content, "")
+    target = workshop.put(image, path, manifest.custom(content))
+    _stage(workshop, OS_RELEASE, workshop.targets(OS_RELEASE), target)
+    return content
+
+
+def _stage(workshop: Workshop, role: str, targets: Targets, target: TargetFile) -> None:
+    if role_of(target.path) != role:
+        raise PublishError(f"{role} may not give {target.path}", f"It may come from {role_of(target.path)} alone.")
+    targets.targets[target.path] = target
+    workshop.stage(role, targets)
+
+
+def _title(folder: Path) -> tuple[str, str]:
+    try:
+        card = tomllib.loads((folder / _CARD).read_text())
+        return str(card["name"]), str(card["version"])
+    except (OSError, tomllib.TOMLDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise PublishError(f"{folder / _CARD} does not name a model and its version", "Name a bundle.") from error
+
+
+# ---- deltas ---------------------------------------------------------------------------------------------------------
+
+
+def bundles(workshop: Workshop, fleet: str, name: str) -> list[tuple[Bundle, TargetFile]]:
+    """Of one model, the newest last."""
+    found = []
+    for target in workshop.targets(models_role(fleet)).targets.values():
+        content = manifest.read(target.custom)
+        if isinstance(content, Bundle) and content.name == name:
+            found.append((content, target))
+    return sorted(found, key=lambda pair: manifest.order(pair[0].version))
+
+
+def in_use(receipts: Iterable[Receipt], name: str) -> Counter[str]:
+    """How many devices run which bundle, by the last receipt of each."""
+    last: dict[str, Receipt] = {}
+    for receipt in sorted(receipts, key=lambda one: one.at_s):
+        if receipt.model == name and receipt.outcome == "confirmed":
+            last[receipt.device] = receipt
+    return Counter(receipt.bundle for receipt in last.values())
+
+
+def add_deltas(
+    workshop: Workshop, fleet: str, name: str, last: int, make: Make, used: Counter[str] | None = None
+) -> list[Made]:
+    """From the last versions to the newest: those in use where that is known. Deltas to older versions are dropped."""
+    known = bundles(workshop, fleet, name)
+    if not known:
+        raise PublishError(f"there is no bundle of '{name}' for {fleet}", "First: millwright-publish add")
+    newest, whole = known[-1]
+    bases = [(old, target) for old, target in known[:-1] if used is None or used[old.bundle]][-last:]
+    role = models_role(fleet)
+    targets = workshop.targets(role)
+    _drop_deltas(targets, name)
+    made = []
+    with tempfile.TemporaryDirectory() as temporary:
+        new = _unpacked(workshop, newest, whole, Path(temporary) / "new")
+        for number, (old, target) in enumerate(bases):
+            patch = Path(temporary) / f"{number}.delta"
+            make(_unpacked(workshop, old, target, Path(temporary) / f"{number}"), new, patch)
+            size = patch.stat().st_size
+            kept = size <= WORTH * whole.length
+            made.append(Made(old, size, whole.length, kept))
+            if kept:
+                content = Delta(name, newest.version, old.bundle, newest.bundle, newest.unpacked_bytes, 0, newest.needs)
+                path = manifest.path_of(content, fleet)
+                targets.targets[path] = workshop.put(patch, path, manifest.custom(content))
+    workshop.stage(role, targets)
+    return made
+
+
+def _drop_deltas(targets: Targets, name: str) -> None:
+    for path, target in list(targets.targets.items()):
+        content = manifest.read(target.custom)
+        if isinstance(content, Delta) and content.name == name:
+            del targets.targets[path]
+
+
+def _unpacked(workshop: Workshop, content: Bundle, target: TargetFile, folder: Path) -> Path:
+    bundle.unpack(workshop.place(target), folder, content.unpacked_bytes)
+    if bundle.digest(folder) != content.bundle:
+        raise PublishError(f"{workshop.place(target)} is damaged", "Bring it back from a copy of the repository.")
+    return folder
+
+
+# ---- campaigns ------------------------------------------------------------------------------------------------------
+
+
+def set_campaign(workshop: Workshop, fleet: str, data: bytes, receipts: Iterable[Receipt] | None = None) -> Campaign:
+    """Stage a campaign, its progress summed up from receipts where they are given. The bundle must be published."""
+    given = campaign.read(data)
+    if receipts is not None:
+        given = msgspec.structs.replace(given, progress=progress(given, receipts))
+    if given.bundle not in {content.bundle for content, _ in bundles(workshop, fleet, given.model)}:
+        raise PublishError(f"no bundle of {given.model} has the hash {given.bundle[:12]}", "Add it first.")
+    content: Content = manifest.Campaign(given.model)
+    path = manifest.path_of(content, fleet)
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(campaign.written(given))
+        target = workshop.put(Path(file.name), path, manifest.custom(content))
+    _stage(workshop, models_role(fleet), workshop.targets(models_role(fleet)), target)
+    return given
+
+
+def progress(given: Campaign, receipts: Iterable[Receipt]) -> Progress:
+    """The last word of each device about the campaign's bundle."""
+    last: dict[str, str] = {}
+    for receipt in sorted(receipts, key=lambda one: one.at_s):
+        if receipt.bundle == given.bundle and receipt.outcome != "brought":
+            last[receipt.device] = receipt.outcome
+    counted = Counter(last.values())
+    return Progress(counted["confirmed"], counted["rolled-back"], counted["refused"])
+
+
+# ---- sticks ---------------------------------------------------------------------------------------------------------
+
+
+def prepare_stick(
+    workshop: Workshop, stick: Path, fleets: Iterable[str] | None, signer: Signer, online: list[Signer],
+    days: float = STICK_DAYS,
+) -> int:  # fmt: skip
+    """Copy the repository on a stick, its snapshot and timestamp signed for longer; bytes of targets on it.
+
+    The web gets the next version of both: a box that has seen the stick would else take the web's for older.
+    """
+    folder = stick / courier.FOLDER
+    metadata, targets = folder / "metadata", folder / "targets"
+    metadata.mkdir(parents=True, exist_ok=True)
+    (metadata / "timestamp.json").unlink(missing_ok=True)  # what is half written is no repository
+    for path in (workshop.repository / "metadata").glob("*.json"):
+        if path.name != "timestamp.json" and not path.name.endswith(".snapshot.json"):
+            shutil.copyfile(path, metadata / path.name)
+    copied = 0
+    for target in _goods(workshop, fleets):
+        place = targets / workshop.place(target).relative_to(workshop.repository / "targets")
+        if not place.is_file() or place.stat().st_size != target.length:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(workshop.place(target), place)
+            durable.sync_file(place)
+        copied += target.length
+    versions = workshop.following()
+    workshop.renew(online, skip=1)
+    long = {Snapshot.type: days, Timestamp.type: days}
+    workshop.move(metadata, [signer], versions, long, courier=True)
+    return copied
+
+
+def _goods(workshop: Workshop, fleets: Iterable[str] | None) -> list[TargetFile]:
+    """The published targets, all or of some fleets; of the system always."""
+    published = workshop.published(Targets.type)
+    if published is None or workshop.published(Root.type) is None:
+        raise PublishError("nothing is published yet", "Sign what waits first.")
+    names = list(published.signed.delegations.roles)
+    wanted = names if fleets is None else [OS_RELEASE, *map(models_role, fleets)]
+    found: list[TargetFile] = []
+    for name in wanted:
+        role = workshop.published(name)
+        if role is None:
+            raise PublishError(f"there is no role {name}", f"There are: {', '.join(names)}.")
+        found.extend(role.signed.targets.values())
+    return found
