@@ -353,5 +353,5 @@ def test_a_journal_survives_and_a_damaged_one_is_set_aside(tmp_path: Path) -> No
 
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_book(data: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         install.decode(data)

@@ -55,7 +55,11 @@ class Shapes:
     some calls: twice as many after each failure in a row."""
 
     def __init__(self, reconstructor: Reconstructor | None) -> None:
-        self._reconstructor = reconstructor
+        self.become(reconstructor)
+
+    def become(self, reconstructor: Reconstructor | None) -> None:
+        """Another model computes from the next call on."""
+        self.reconstructor = reconstructor
         self.window = reconstructor.window if reconstructor else 0
         self.name, self.version = (reconstructor.name, reconstructor.version) if reconstructor else ("", "")
         self.trouble = ""
@@ -64,7 +68,7 @@ class Shapes:
 
     @property
     def silent(self) -> bool:
-        return self._reconstructor is None
+        return self.reconstructor is None
 
     @property
     def identity(self) -> str:
@@ -73,7 +77,7 @@ class Shapes:
 
     @property
     def device(self) -> str:
-        return self._reconstructor.device if self._reconstructor else "CPU"
+        return self.reconstructor.device if self.reconstructor else "CPU"
 
     def features(self, windows: Floats, centre: Floats, scale: Floats) -> Floats | None:
         """[1, n] half logarithms of the residual's energy over the tails of `windows` [window, n], raw values, which
@@ -126,10 +130,10 @@ class Shapes:
         return resting
 
     def _residuals(self, windows: Tensor) -> Floats:
-        if self._reconstructor is None or self._resting:
+        if self.reconstructor is None or self._resting:
             return np.zeros(len(windows))
         try:
-            answer = self._reconstructor(windows)
+            answer = self.reconstructor(windows)
         except InferenceError as error:
             self.trouble, self.failures = error.message, self.failures + 1
             self._rest, self._resting = min(2 * self._rest, LONGEST_REST), self._rest

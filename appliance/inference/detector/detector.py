@@ -34,6 +34,7 @@ from appliance.inference.detector.pace import Turn
 from appliance.inference.detector.quality import Limit
 from appliance.inference.detector.rounds import Rounds
 from appliance.inference.detector.settings import DetectorSettings
+from appliance.inference.detector.succession import Succession
 
 __all__ = ["Detector", "DetectorSettings", "Judged", "Known", "Reconstructor"]
 
@@ -62,6 +63,7 @@ class Detector:
         self._learning = Learning(settings, memory, self._shapes, self._judge)
         self._admission = Admission(settings, memory)
         self._assets = self._admission.assets
+        self.succession = Succession(settings, memory, self._shapes, self._judge, self._learning, self._assets)
         self._intake = Intake(
             settings, memory, self._learning, self._admission, self._settle, self._reached, self._resume
         )
@@ -165,6 +167,7 @@ class Detector:
         for asset in due:
             asset.queued = False
             self._watch(asset)
+        self.succession.tend(due)
         self._admission.tick += len(judged) * self._settings.hop
         return judged
 
@@ -232,6 +235,7 @@ class Detector:
 
     def snapshot(self) -> bytes:
         """Everything that a restart must not forget."""
+        self.succession.finish()
         return snapshots.write(self._settings, self._memory, self._judge.depth, self._assets.values(), self._ready)
 
     def restore(self, data: bytes) -> None:

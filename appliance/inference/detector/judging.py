@@ -7,7 +7,7 @@ A point is an asset at one of its rows; a slot is a channel of a point. Slots of
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ from appliance.inference.detector.memory import (
     Row,
 )
 from appliance.inference.detector.settings import DetectorSettings
+
+if TYPE_CHECKING:
+    from appliance.inference.detector.shadow import Shadow
 
 MAX_SLOTS = 4096  # at once: bounds the memory of a judgement
 # From units of a look to those of the score.
@@ -88,7 +91,7 @@ class Judge:
         self.depth = max(level.WINDOW, spread.WINDOW, shapes.window)  # rows that a judgement looks back
         self._stale = stale
         self.remarks: dict[str, str] = {}  # asset -> what was concluded from an alarm without anybody's word
-        self._windows = {Branch.SPREAD: spread.WINDOW, Branch.AUTOENCODER: shapes.window}
+        self.shadow: Shadow | None = None  # another model that looks where this one does
         periods = settings.accept_periods
         self._patience = max(periods - STALE, 0) * settings.learn_rows if periods else sys.maxsize
 
@@ -238,8 +241,9 @@ class Judge:
             if strange.any():
                 strange &= points.rows[looked] < memory.moved[index] + self.depth
                 scores[1:, looked[strange]] = 0.0
-            for branch, look in ((Branch.SPREAD, self._spread), (Branch.AUTOENCODER, self._shape)):
-                whole = points.rows[looked] - memory.begin[index] >= self._windows[branch]
+            shape = Branch.AUTOENCODER, self._shape, self._shapes.window
+            for branch, look, window in ((Branch.SPREAD, self._spread, spread.WINDOW), shape):
+                whole = points.rows[looked] - memory.begin[index] >= window
                 chosen = looked[whole & ~strange & (memory.unit[branch, index] > 0.0)]
                 if chosen.size:
                     scores[branch, chosen], causes[branch, chosen] = look(points.only(chosen))
@@ -249,7 +253,7 @@ class Judge:
     def _level(self, points: Points) -> Weighed:
         block = self._block(points, level.WINDOW, Row.LOW, Row.HIGH, Row.WEIGHT, Row.SWITCH, Row.ACTIVE)
         away = level.deviations(block[5:], *block[:5])
-        found = _pooled(away, points, self._memory.unit[Branch.LEVEL, points.asset])
+        found = pooled(away, points, self._memory.unit[Branch.LEVEL, points.asset])
         two = np.flatnonzero(self._memory.two[points.asset])
         if two.size:
             found.score[two], found.cause[two] = self._between(
@@ -264,8 +268,8 @@ class Judge:
             points, level.WINDOW, Row.LOW, Row.HIGH, AWAY_LOW, AWAY_HIGH, Row.WEIGHT, Row.SWITCH, Row.ACTIVE
         )
         lows, highs, rest, window = block[0:4:2], block[1:4:2], block[4:7], block[7:]
-        away = _pooled(level.deviations(window.copy(), lows[1], highs[1], *rest), points, unit)
-        hull = _pooled(level.deviations(window, lows.min(axis=0), highs.max(axis=0), *rest), points, unit)
+        away = pooled(level.deviations(window.copy(), lows[1], highs[1], *rest), points, unit)
+        hull = pooled(level.deviations(window, lows.min(axis=0), highs.max(axis=0), *rest), points, unit)
         nearer = np.where(away.score < home.score, states.AWAY, states.HOME)
         apart = np.minimum(away.score, home.score)
         memory.apart[points.asset], memory.nearer[points.asset] = apart, nearer
@@ -310,7 +314,10 @@ class Judge:
         if features is None:
             held, asset = self._memory.held[Branch.AUTOENCODER], points.asset  # an alarm of it does not end by this
             return Weighed(held[asset], self._memory.held_cause[Branch.AUTOENCODER, asset])
-        return self._look(points, Branch.AUTOENCODER, features, statistics, block[2] * block[3])
+        found = self._look(points, Branch.AUTOENCODER, features, statistics, block[2] * block[3])
+        if self.shadow is not None:
+            self.shadow.look(points, features, found, self._block)
+        return found
 
     def _look(self, points: Points, branch: Branch, features: Floats, statistics: Floats, active: Floats) -> Weighed:
         """`features` [features, slots] against their `statistics` [STATISTICS * features, slots]."""
@@ -319,7 +326,7 @@ class Judge:
         faded = np.where(active > 0.0, looks.fade(fading, deviation), fading)
         self._write(points, LAST[branch], faded)
         weighed = looks.weigh(deviation, faded, fast, slow) * active
-        return _pooled(weighed, points, self._memory.unit[branch, points.asset] * EXCEED[branch])
+        return pooled(weighed, points, self._memory.unit[branch, points.asset] * EXCEED[branch])
 
     def _deviation(self, points: Points, branch: Branch, features: Floats, centre: Floats) -> Floats:
         """From where the features are while all is well, in the state that explains them better."""
@@ -378,7 +385,7 @@ def _column(numbers: Sequence[int]) -> Integers:
     return np.array(numbers, np.int64)[:, None]
 
 
-def _pooled(weighed: Floats, points: Points, unit: Floats) -> Weighed:
+def pooled(weighed: Floats, points: Points, unit: Floats) -> Weighed:
     """The 4-norm of each point's slots in its unit, and the column of the largest (the first of equals)."""
     fourth = weighed * weighed
     fourth *= fourth

@@ -36,10 +36,15 @@ FOLLOW = 1.5  # learning periods in which a centre makes up for most of a change
 class Learning:
     def __init__(self, settings: DetectorSettings, memory: Memory, shapes: Shapes, judge: Judge) -> None:
         self._settings, self._memory, self._shapes = settings, memory, shapes
-        self._look, depth = judge.look, judge.depth
+        self._look = judge.look
         self.remarks = judge.remarks
+        self.watched: set[int] = set()  # indices of assets that keep a learning period of rows for another model
         self.first_ring = _power_of_two(settings.collect_rows)
-        self._learn_ring = _power_of_two(settings.learn_rows + depth)
+        self.fit(judge.depth)
+
+    def fit(self, depth: int) -> None:
+        """Judgements look back so many rows."""
+        self._learn_ring = _power_of_two(self._settings.learn_rows + depth)
         self._last_ring = _power_of_two(depth + SLACK)
 
     def begin(self, asset: Asset) -> None:
@@ -56,9 +61,26 @@ class Learning:
         """The statistics of the autoencoder belong to another model: measure anew, judge by level until then."""
         self._memory.learn(asset, Branch.AUTOENCODER, 0.0)
         asset.shape_model = ""
+        asset.events = [event for event in asset.events if event.task is not Task.ADAPT]
         if asset.stage is Stage.ALARMING and not self._shapes.silent:
             asset.plan(Event(asset.rows + self._settings.learn_rows, Task.ADAPT))
             self.resize(asset)
+
+    def carry(self, asset: Asset, statistics: Floats, unit: float, learned: float) -> None:
+        """Another model judges, and this is what it has learned of the asset: [STATISTICS, channels], its unit now and
+        as it was learned."""
+        memory, index = self._memory, asset.index
+        self._shift_states(asset, statistics[0] - memory.header(asset)[Row.SHAPE])
+        memory.header(asset)[Row.SHAPE : Row.SHAPE + len(statistics)] = statistics
+        memory.unit[Branch.AUTOENCODER, index], memory.learned[Branch.AUTOENCODER, index] = unit, learned
+        asset.shape_model = self._shapes.identity
+        asset.events = [event for event in asset.events if event.task is not Task.ADAPT]
+
+    def _shift_states(self, asset: Asset, shift: Floats) -> None:
+        """Where the residual is in another state of the machine moves with where it is in the first one."""
+        header = self._memory.header(asset)
+        for row in (AWAY_LOOKS, AWAY_LOOKS + LOOKS, SEEN_LOOKS, SEEN_LOOKS + LOOKS):
+            header[row] += shift
 
     def expect_pace(self, asset: Asset) -> None:
         """It comes at another pace. What looked like white noise does so at any pace; for others looks wait, and
@@ -115,7 +137,7 @@ class Learning:
 
     def ring(self, asset: Asset) -> int:
         """How many rows the asset's plans need."""
-        if any(event.task in _LONG for event in asset.events):
+        if asset.index in self.watched or any(event.task in _LONG for event in asset.events):
             return self._learn_ring
         if asset.stage is Stage.COLLECTING:
             return self.first_ring
@@ -293,8 +315,10 @@ class Learning:
         columns = [column for column, channel in enumerate(asset.channels) if channel not in asset.late]
         samples = self._memory.samples(asset, self._settings.learn_rows)[:, columns]
         centre, scale = header[Row.CENTRE, columns], header[Row.SCALE, columns]
-        nothing = np.zeros(len(columns))
+        nothing, before = np.zeros(len(columns)), header[Row.SHAPE].copy()
         self._measure(asset, columns, samples, level.Lesson(centre, nothing, nothing, 0.0, scale))
+        if self._memory.unit[Branch.AUTOENCODER, asset.index] > 0.0:
+            self._shift_states(asset, header[Row.SHAPE] - before)
 
 
 def _gap(times: Integers) -> int:
