@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 TICK_S = 5.0
 ANSWER_S = 5.0  # for connecting, and for the broker's answer to CONNECT and SUBSCRIBE
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 2.0
-SPARED = 4  # a loss and so many attempts less one, which take 0.4 s, are no warning yet
+SPARED = 4  # a loss, and the attempts after it, which take 0.4 s, are no warning yet
 LAST_WORDS_S = 0.5  # for what is left to send when the session is closed
 UNSUBSCRIBE_S = 2.0  # a named session keeps a filter for so long, in case the process is about to end
 MAX_OUTPUT = 8 << 20  # bytes of QoS 0 for a broker that does not read
@@ -75,7 +75,7 @@ class MqttBus:
         self._lost: asyncio.Future[str] | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._trouble = "it was not tried yet"
-        self._told, self._spared = "", 0
+        self._told, self._spared, self._short = "", 0, 0
 
     # The port
 
@@ -168,7 +168,8 @@ class MqttBus:
                 reason = await lost
                 self._told = ""
                 # A broker that is started again or stops a moment before us is no trouble; one that throws us out is.
-                self._spared = SPARED if self._loop.time() - began > LAST_RETRY_S else 0
+                self._short = 0 if self._loop.time() - began > LAST_RETRY_S else self._short + 1
+                self._spared = max(0, SPARED - self._short)
             except TimeoutError:
                 reason = f"no answer within {ANSWER_S:g} s"
             except BusError as error:

@@ -10,6 +10,7 @@ The listener is opened by `broker.tls_port`; certificates come from the box's ow
 
 import argparse
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,9 @@ def run_certify(args: argparse.Namespace) -> int:
         raise ConfigError(f"--asset: {error}", "Write it as in line1/pump.") from error
     if not (device.publish or device.subscribe):
         raise ConfigError(f"'{args.name}' would be allowed nothing", "Name what it does with --asset or --subscribe.")
-    given = _admission(config).certify(device, _request(args.request), args.days)
+    request = _request(args.request)
+    _check_free(args.out, ("certificate.pem", "ca.pem", *(() if request else ("key.pem",))))
+    given = _admission(config).certify(device, request, args.days)
     for path in _hand_out(given, args.out):
         print(f"wrote {path}")
     if not config.broker.tls_port:
@@ -120,6 +123,15 @@ def _request(path: Path | None) -> bytes | None:
             return file.read(MAX_REQUEST_BYTES)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}", "Name a certificate request.") from error
+
+
+def _check_free(folder: Path, names: Sequence[str]) -> None:
+    """Before anybody is certified. StoreError where the folder could not be used."""
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    taken = [name for name in names if there == folder.absolute() and (folder / name).exists()]
+    if taken or not there.is_dir() or not os.access(there, os.W_OK):
+        reason = f"{taken[0]} is there already" if taken else f"nothing may be written into {there}"
+        raise StoreError(f"{folder} cannot be used: {reason}", "Name a new folder with --out.")
 
 
 def _hand_out(given: "Given", folder: Path) -> list[Path]:

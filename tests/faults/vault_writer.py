@@ -124,6 +124,7 @@ def turn(folder: Path, dice: random.Random, ready: int) -> None:
     os.write(ready, b"!")
     while True:
         state = change(vault, journal, dice, state)
+        os.write(ready, b"+")
 
 
 def change(vault: Chest, journal: Journal, dice: random.Random, state: State) -> State:
@@ -157,7 +158,8 @@ def child(folder: Path, dice: random.Random, ready: int) -> None:
 
 
 def cut(folder: Path, dice: random.Random) -> None:
-    """One life of a child. After it said that it is ready it has a few milliseconds; some do not even get to that."""
+    """One life of a child. After it said that it is ready, and has made a few changes however busy the machine is, it
+    has a few milliseconds; some do not even get to that."""
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
@@ -166,8 +168,9 @@ def cut(folder: Path, dice: random.Random) -> None:
     early = dice.random() < 0.2
     with os.fdopen(read, "rb"):
         if not early:
-            select.select([read], [], [], OPEN_S)
-            os.read(read, 1)
+            for _ in range(dice.randrange(1, 6)):
+                select.select([read], [], [], OPEN_S)
+                os.read(read, 1)
         select.select([read], [], [], dice.uniform(0, MAX_MS) / 1000)
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)

@@ -177,3 +177,28 @@ def test_a_peer_that_speaks_no_mqtt_is_told(caplog: pytest.LogCaptureFixture) ->
 
     play(scenario)
     assert "no connection to the broker" in caplog.text
+
+
+def test_a_loss_is_a_warning_only_when_the_next_attempts_fail_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="appliance.bus.mqtt")
+
+    def levels() -> list[str]:
+        """Of what was said after it was connected."""
+        said = [(record.levelname, record.getMessage()) for record in caplog.records]
+        since = next((at for at, (_, text) in enumerate(said) if text.startswith("connected")), len(said))
+        return [level for level, text in said[since:] if "trying again" in text]
+
+    async def scenario() -> None:
+        async with listening(tmp_path) as port:
+            bus = MqttBus(f"mqtt://localhost:{port}")
+            await bus.__aenter__()
+            await bus.wait_connected(PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            while "WARNING" not in levels():  # noqa: ASYNC110  # a log has no event
+                await asyncio.sleep(0)
+        await bus.__aexit__(None, None, None)
+
+    play(scenario)
+    assert levels()[:4] == ["DEBUG", "DEBUG", "DEBUG", "WARNING"]

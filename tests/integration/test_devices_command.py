@@ -125,6 +125,9 @@ class TestCommand:
             (["pump", "--publish", "mw/v1/#/x"], "'mw/v1/#/x' is no topic filter", "mw/v1/alarm/#", 2),
             (["pump", "--subscribe", "a+/b"], "'a+/b' is no topic filter", "mw/v1/+/line1/pump", 2),
             (["pump", "--subscribe", "a\nuser root"], "is no topic filter", "mw/v1/alarm/#", 2),
+            (["pump", "--publish", ""], "'' is no topic filter", "mw/v1/alarm/#", 2),
+            (["pump", "--publish", " a"], "' a' is no topic filter", "mw/v1/alarm/#", 2),
+            (["pump", "--asset", "a", "--days", "x"], "x is not a number of days", "1 to 36500", 2),
             (["pump"], "'pump' would be allowed nothing", "--asset or --subscribe", 2),
             (["pump", "--asset", "a", "--request", "none"], "none cannot be read", "Name a certificate request", 1),
             (["pump", "--asset", "a", "--request", "/dev/null"], "cannot be used", "Make it anew", 5),
@@ -150,6 +153,12 @@ class TestCommand:
             before = (vault.folder / "pump" / "key.pem").read_bytes()
             assert "Name a new folder" in millwright(vault, *words, code=1)
         assert (vault.folder / "pump" / "key.pem").read_bytes() == before
+
+    def test_nobody_is_certified_whose_folder_cannot_be_written(self, vault: Box) -> None:
+        words = ["devices", "certify", "pump", "--asset", "a", "--out", f"{vault.config}/pump"]
+        with running(vault, "vault"):
+            assert "Name a new folder" in millwright(vault, *words, code=1)
+        assert listed(vault) == {}
 
 
 def publish(box: Box, name: str, message: str) -> "subprocess.CompletedProcess[bytes]":

@@ -77,7 +77,8 @@ def key_of_request(request: bytes) -> ec.EllipticCurvePublicKey:
             raise ValueError("its signature is wrong")
         key = asked.public_key()
     except (ValueError, InvalidSignature) as error:
-        raise VaultError(f"the certificate request cannot be used: {error}", "Make it anew on the device.") from error
+        reason = str(error).partition(".")[0]
+        raise VaultError(f"the certificate request cannot be used: {reason}", "Make it anew on the device.") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise VaultError("the certificate request has another key than ECDSA P-256", "Make one on that curve.")
     return key
