@@ -32,7 +32,9 @@ def named(model: Model, ending: str) -> Tensor:
 
 def covers_all(model: Model) -> bool:
     ranges = sorted((tensor.offset, tensor.end) for tensor in (*model.layout.tensors, *model.layout.gaps()))
-    return [start for start, _ in ranges] == [0, *(end for _, end in ranges[:-1])] and ranges[-1][1] == model.layout.size
+    return [start for start, _ in ranges] == [0, *(end for _, end in ranges[:-1])] and ranges[-1][
+        1
+    ] == model.layout.size
 
 
 # safetensors
@@ -255,7 +257,9 @@ def test_onnx(tmp_path: Path) -> None:
 
 def test_onnx_with_its_tensors_beside(tmp_path: Path) -> None:
     bias, kernel = deltas.weights(2, 8), deltas.weights(3, 8, 4)
-    told = [{"location": "model.onnx.data", "offset": str(at), "length": str(size)} for at, size in ((0, 32), (64, 128))]
+    told = [
+        {"location": "model.onnx.data", "offset": str(at), "length": str(size)} for at, size in ((0, 32), (64, 128))
+    ]
     tensors = [deltas.onnx_tensor("bias", bias, told[0]), deltas.onnx_tensor("kernel", kernel, told[1])]
     (tmp_path / "model.onnx").write_bytes(deltas.onnx([], tensors))
     beside = tmp_path / "model.onnx.data"
@@ -305,7 +309,11 @@ def test_broken_files_have_a_layout_or_none(tmp_path: Path, kind: str) -> None:
 def test_factors_of_an_adapter(tmp_path: Path) -> None:
     down, up = deltas.weights(1, 4, 16), deltas.weights(2, 8, 4)
     name = "base_model.model.layer.0"
-    arrays = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up, f"{name}.scaling": np.array([2.0], np.float32)}
+    arrays = {
+        f"{name}.lora_A.weight": down,
+        f"{name}.lora_B.weight": up,
+        f"{name}.scaling": np.array([2.0], np.float32),
+    }
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(deltas.safetensors(arrays))
     found = adapters.read(path)
