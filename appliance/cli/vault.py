@@ -99,17 +99,20 @@ def run_status(args: argparse.Namespace) -> int:
 
     with custody.opened(args) as vault:
         status = vault.status()
-    print(json_text(status) if args.json else "\n".join((*told(status), *_parts(args, status.backend))))
+    print(json_text(status) if args.json else "\n".join((*told(status), *parts(args, status.backend))))
     return DAMAGED if status.damaged else 0
 
 
-def _parts(args: argparse.Namespace, backend: str) -> list[str]:
+def parts(args: argparse.Namespace, backend: str) -> list[str]:
     """As `init` told it, for the box as it is now."""
     from appliance import binding
 
     if backend not in plugins.names(binding.BACKENDS):  # a recovery key opened it
         return []
-    return recovery.reported(binding.Box(*instance.configuration(args)).report(backend))
+    try:
+        return recovery.reported(binding.Box(*instance.configuration(args)).report(backend))
+    except VaultError as error:  # the vault is open all the same
+        return [f"warning   {error.message}"]
 
 
 def told(status: "Status") -> list[str]:

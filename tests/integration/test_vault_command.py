@@ -1,5 +1,6 @@
 """`millwright vault` as a person uses it: from making one to a restore on another box, on disk and over the socket."""
 
+import argparse
 import asyncio
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.cli import vault as command
 from appliance.vault import client
 
 WAIT_S = 30.0
@@ -244,6 +246,13 @@ class TestBackup:
             box.run("recipients", "add", str(lines))
             box.run("recipients", "remove", "head-office")
         box.run("recover", "--recovery-file", escrow, code=5)
+
+
+def test_status_tells_the_parts_of_the_box_again(box: Box) -> None:
+    """Of a fingerprint; other backends have no bits to tell."""
+    args = argparse.Namespace(config=box.config)
+    assert "the host secret" in "\n".join(command.parts(args, "fingerprint"))
+    assert command.parts(args, "plain") == command.parts(args, "recovery") == []
 
 
 class TestRefusals:
