@@ -9,7 +9,7 @@ import sys
 from ota.delta import applying
 print(*sorted(name for name in sys.modules if "." not in name or name.startswith("ota.")))
 """
-HOST = {"making", "covers", "packing", "formats", "matching", "adapters", "showing"}
+HOST = {"making", "encoding", "analysis", "covers", "packing", "formats", "matching", "adapters", "showing"}
 FOREIGN = {"hdiffpatch", "openvino", "torch", "onnx", "flatbuffers", "subprocess", "appliance", "hardware", "msgspec"}
 
 
