@@ -210,6 +210,22 @@ class TestOthers:
         refused = [note for note in vault.journal() if note["outcome"] == "refused" and "unit" in note["detail"]]
         assert (refused[-1]["actor"], refused[-1]["subject"]) == (f"uid {NOBODY}", "mqtt/plant")
 
+    def test_forged_units_by_the_hundred_fill_neither_journal_nor_log(self, vault: Vault) -> None:
+        if not AS_ROOT:
+            pytest.skip("a server of root is wanted, and another user")
+        script = (
+            "for number in range(300):\n"
+            "    with socket.socket(socket.AF_UNIX) as sock:\n"
+            "        sock.settimeout(20)\n"
+            "        sock.bind(f'\\0{number:x}/unit/forged{number}.service/a+{number}'.encode())\n"
+            "        sock.connect(str(path))\n"
+            "        assert sock.recv(1) == b''\n"
+        )
+        before = len(vault.journal())
+        stranger.run(vault.socket, script)
+        assert len(vault.journal()) - before < 60
+        assert vault.log.read_text().count("forged") == 0
+
     def test_reads_without_permission_are_none(self, vault: Vault) -> None:
         """All verbs, names of all kinds, a few hundred times."""
         if not AS_ROOT:
