@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return {MismatchError: 3, PatchError: 4}.get(type(error), 1)
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        print("ota.delta: interrupted; `apply` goes on here when it is called again", file=sys.stderr)
+        return 130
     return 0
 
 

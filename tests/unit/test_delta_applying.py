@@ -205,6 +205,36 @@ def test_patches_broken_at_random(several: Made, tmp_path: Path) -> None:
             refused(several, wrong, tmp_path / "given")
 
 
+def test_broken_segments_are_refused_by_whoever_decodes_them(tmp_path: Path) -> None:
+    """The index fits, so that what is broken is decoded before its digest shows it."""
+    old, new = deltas.pair(tmp_path, width=16)
+    making.make(old, new, tmp_path / "patch", making.Settings(tools=False))
+    with applying.File(tmp_path / "patch") as file:
+        [(change, frames)] = container.read(file, file.size).frames()
+        whole = [file.read(frame.offset, frame.size) for frame in frames]
+    assert change.way is Way.TENSORS
+    dice = random.Random(5)
+    for _ in range(250):
+        bodies, number = list(whole), dice.randrange(len(whole))
+        [bodies[number]] = deltas.broken(whole[number], dice.getrandbits(32), 1)
+        if bodies == whole:
+            continue
+        digests = [frame.digest for frame in frames]
+        digests[0] = container.frame_digest(bodies[0])  # the tables give nothing by themselves
+        index = b"".join(container.entry(len(body), digest) for body, digest in zip(bodies, digests, strict=True))
+        bad = container.written([change], False, index) + b"".join(bodies)
+        (tmp_path / "bad").write_bytes(bad)
+        try:
+            applying.apply(old, tmp_path / "bad", tmp_path / "given")
+        except (PatchError, MismatchError):
+            assert not (tmp_path / "given").exists()
+        else:  # tables may say the same in other words
+            assert number == 0
+            assert (tmp_path / "given").read_bytes() == new.read_bytes()
+            (tmp_path / "given").unlink()
+        assert clean(tmp_path)
+
+
 # Patches that are hostile: their digests are right
 
 
