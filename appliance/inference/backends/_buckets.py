@@ -72,12 +72,13 @@ class Bucketed:
         self._checked = {tuple(spec.shape for spec in inputs)}
         self._making = threading.Lock()
 
-    def try_out(self, eager: bool) -> None:
-        """Compile (all sizes where eager) and infer once, so that a device that cannot run the model says so now."""
+    def try_out(self, eager: bool, rows: int = 1) -> None:
+        """Compile (all sizes where eager) and infer `rows` once, so that a device that cannot run the model says so
+        now."""
         if self._row is not None:
             for size in reversed(self._sizes) if eager else ():
                 self._bucket(size)
-            self.infer(np.zeros((1, *self._row), self.inputs[0].dtype))
+            self.infer(np.zeros((rows, *self._row), self.inputs[0].dtype))
         elif all(-1 not in spec.shape for spec in self.inputs):
             self.run({spec.name: np.zeros(spec.shape, spec.dtype) for spec in self.inputs})
 
