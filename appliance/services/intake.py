@@ -14,8 +14,8 @@ from appliance.inference.detector.detector import Detector
 from appliance.inference.detector.lots import Lot, pack
 
 MAX_TOPICS = 16_384  # remembered
-MANY = 256  # messages from which on those of one topic are taken together
-SEVERAL = 4  # of one topic, for which that pays
+MANY = 512  # messages from which on those of one topic are taken together
+SEVERAL = 8  # of one topic, for which that pays
 
 
 class _Lane(NamedTuple):
