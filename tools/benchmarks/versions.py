@@ -3,7 +3,7 @@
 cnn   reads digits: six convolutions with batch normalisation, 1.1 million weights
 gpt   continues text: four blocks of attention, 3.3 million weights
 
-Each is trained from nothing, then tuned on data that changed (digits that are inverted; other sources of Python's own
+Each is trained from nothing, then tuned on data that changed (digits that are fainter; other sources of Python's own
 library): all weights with two optimisers, the head alone, by low rank factors, with a layer added.
 """
 
@@ -103,7 +103,7 @@ def digits(tuned: bool, seed: int) -> Batches:
 
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 1, 8, 8) / 16).astype(np.float32)
-    images = 1 - images if tuned else images
+    images = images * np.float32(0.8) + np.float32(0.1) if tuned else images
     draw = dice(seed)
     while True:
         chosen = draw.integers(0, len(images), CNN_BATCH)
