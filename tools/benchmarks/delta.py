@@ -165,16 +165,26 @@ def _compared(pair: Pair, scratch: Path) -> Result:
 
 def _measured(command: Sequence[str | Path]) -> tuple[float, int]:
     """Seconds, and the most memory it had, in bytes."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stderr.close()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}: {errors.decode()[-500:]}")
-    return time.perf_counter() - began, usage.ru_maxrss * 1024
+    words = [shutil.which(str(command[0])) or str(command[0]), *map(str, command[1:])]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _LAUNCHER, *words], check=False, cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} failed: {done.stderr[-500:]}")
+    seconds, kilobytes = done.stdout.split()[-2:]
+    return float(seconds), int(kilobytes) * 1024
+
+
+# A process begins with the peak of the one that starts it, so that has to be small.
+_LAUNCHER = """
+import os, sys, time
+began = time.perf_counter()
+null = os.open(os.devnull, os.O_WRONLY)
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, null, 1)])
+_, status, usage = os.wait4(process, 0)
+print(time.perf_counter() - began, usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 # Rates of applying, on one core
