@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from appliance.bus.mqtt import MqttBus
     from appliance.bus.port import Credentials, Papers
     from appliance.connectors.port import Connector
+    from appliance.inference.choice import Choice
     from appliance.inference.engine import Find
     from appliance.inference.library import Library
     from appliance.inference.models import Bundle
@@ -248,16 +249,16 @@ def _record(config: Config, _: Document) -> Service:
 
 
 def _detect(config: Config, document: Document) -> Service:
-    from appliance.inference import engine, models
     from appliance.inference.detector.detector import Detector
     from appliance.inference.detector.quality import Limit
     from appliance.inference.detector.settings import DetectorSettings
     from appliance.services.detect import Detect
+    from appliance.services.roster import Roster
 
     settings = config.detect
-    bundle = models.load(detector_folder(config))
-    backend = inference_backend(config, bundle.card.backend)
-    computer = engine.reconstructor(bundle, backend, inference_terms(config), devices_for(backend))
+    choice = detector_choice(config)
+    runner, trouble = choice.open_first()
+    roster = Roster(choice, runner, trouble)
     limits = DetectorSettings(
         settings.hop,
         settings.max_assets,
@@ -267,12 +268,13 @@ def _detect(config: Config, document: Document) -> Service:
     )
     return Detect(
         _session_of(config, "detect"),
-        Detector(limits, computer),
-        computer,
+        Detector(limits, runner),
+        roster,
         config.paths.state / DETECTED,
         settings.checkpoint_s,
         time.time_ns,
         [Limit(one.asset, one.point, *_range(one.min, one.max)) for one in config.limits],
+        roster,
     )
 
 
@@ -295,14 +297,21 @@ def _infer(config: Config, _: Document) -> Service:
     return Infer(_session_of(config, "infer"), repertoire, config.infer, time.time_ns)
 
 
+def detector_choice(config: Config) -> "Choice":
+    """The models that `detect.model` stands for, one after the other."""
+    from appliance.inference import engine
+    from appliance.inference.choice import Choice
+
+    def opened(bundle: "Bundle") -> "engine.Engine":
+        backend = inference_backend(config, bundle.card.backend)
+        return engine.reconstructor(bundle, backend, inference_terms(config), devices_for(backend))
+
+    return Choice(library(config), config.detect.model, opened)
+
+
 def detector_folder(config: Config) -> Path:
     """The bundle that `detect.model` names. ModelError where the library has none of that name."""
-    from appliance.inference import models
-
-    model = config.detect.model
-    if not model:
-        return models.shipped()
-    return Path(model) if "/" in model else library(config).find(model).folder
+    return detector_choice(config).chosen()
 
 
 def library(config: Config) -> "Library":

@@ -124,3 +124,26 @@ def carded(folder: Path, text: str, inputs: list[Spec], outputs: list[Spec]) -> 
     cards.complete(folder, draft, inputs, outputs)
     draft.unlink()
     return folder
+
+
+def waves(folder: Path, version: str, waves: int = 8, manner: str = "", window: int = 64, name: str = "waves") -> Path:
+    """Reconstructs what is slow in windows: a cosine transform cut off after so many waves. `manner`: `reversed` gives
+    the windows back the wrong way round; `brittle` gives nothing back of windows whose first wave is strong."""
+    node = parameter("windows", [-1, window])
+    row = np.arange(window)
+    basis = np.array([np.cos(np.pi * (row + 0.5) * wave / window) for wave in range(waves)], np.float32)
+    basis *= np.float32((2 / window) ** 0.5)
+    basis[0] *= np.float32(0.5**0.5)
+    weights = [ops.constant(np.ascontiguousarray(part), name=f"w{n}") for n, part in enumerate((basis.T, basis))]
+    hidden = ops.matmul(node, weights[0], False, False)
+    back = ops.matmul(hidden, weights[1], False, False)
+    if manner == "reversed":
+        back = ops.gather(back, ops.constant(row[::-1].astype(np.int64)), ops.constant(np.int64(1)))
+    if manner == "brittle":
+        first = ops.gather(hidden, ops.constant(np.array([1], np.int64)), ops.constant(np.int64(1)))
+        strong = ops.greater(ops.abs(first), ops.constant(np.float32(4.0)))
+        back = ops.select(strong, ops.constant(np.zeros((1, window), np.float32)), back)
+    model(folder, [back.output(0)], [node], ["reconstruction"])
+    text = f'name = "{name}"\nversion = "{version}"\ntask = "reconstruction"\nwindow = {window}\n'
+    spec = (-1, window)
+    return carded(folder, text, [Spec("windows", "float32", spec)], [Spec("reconstruction", "float32", spec)])

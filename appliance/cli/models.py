@@ -250,11 +250,14 @@ def run_use(args: argparse.Namespace) -> int:
 
 def _effects(entry: "Entry", config: "Config") -> Iterator[str]:
     """When those who compute with a model of this name take the new version up."""
-    name, _, version = config.detect.model.partition("@")
+    from appliance import assembly
+
+    choice = assembly.detector_choice(config)
+    name, _, version = (config.detect.model or choice.name).partition("@")
     if name == entry.card.name and version:
         yield f"the detector keeps {config.detect.model}, which `detect.model` names"
     elif name == entry.card.name:
-        yield "the detector takes it up at its next start: end `millwright run` and start it again"
+        yield "the detector changes over to it within seconds, where it runs, and learns what it makes of each asset"
     elif entry.card.task == "reconstruction":
         yield f'the detector computes with another model; to use this one: detect.model = "{entry.card.name}"'
     if any(one.get("model") == entry.card.name for one in (_served(config) or {}).values()):

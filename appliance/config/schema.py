@@ -143,7 +143,8 @@ class Detect(Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[
         str,
         Meta(
-            description="Path of a model bundle, or a name of `millwright models list`; empty: the one that is shipped."
+            description="Path of a model bundle, or a name of `millwright models list`, whose version in use is "
+            "followed; empty: the name of the one that is shipped."
         ),
     ] = ""
     hop: Annotated[int, Meta(ge=1, le=1024, description="Judge an asset once every so many readings.")] = 1
@@ -211,6 +212,33 @@ class Infer(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 1
     timeout_s: Annotated[float, Meta(ge=0.1, le=3600, description="A request that takes longer is refused.")] = 30.0
+
+
+class Update(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a new model of the detector comes in. Beside the one that runs it is compared, and after it took over the one
+    before is compared with it; what goes beyond these criteria is refused, or rolled back."""
+
+    shadow_minutes: Annotated[float, Meta(ge=0, le=525_600, description="A candidate is compared for so long.")] = 60.0
+    watch_minutes: Annotated[
+        float, Meta(ge=0, le=525_600, description="One that took over is watched for so long.")
+    ] = 1440.0
+    looks: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="And so many looks at assets are compared, at least, each time.")
+    ] = 300
+    agreement: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the looks that both models judge alike, at least.")
+    ] = 0.97
+    score_ratio: Annotated[
+        float, Meta(ge=1, le=1000, description="Between the medians, and the 95th of 100, of their scores, at most.")
+    ] = 2.5
+    alarm_ratio: Annotated[
+        float, Meta(ge=1, le=1000, description="Between the alarms that each would raise, at most; three are free.")
+    ] = 1.5
+    residual_ratio: Annotated[
+        float, Meta(ge=1, le=1000, description="Of what the candidate cannot reconstruct to what the other cannot.")
+    ] = 1.25
+    latency_ratio: Annotated[float, Meta(ge=1, le=1000, description="Of the times that a window takes.")] = 3.0
+    memory_mb: Annotated[int, Meta(ge=1, le=1_000_000, description="Memory that the candidate may take.")] = 512
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
@@ -293,6 +321,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     detect: Detect = field(default_factory=Detect)
     limits: Annotated[list[Limit], Meta(description="Declared ranges of points.")] = field(default_factory=list)
     infer: Infer = field(default_factory=Infer)
+    update: Update = field(default_factory=Update)
     record: Record = field(default_factory=Record)
     vault: Vault = field(default_factory=Vault)
     log: Log = field(default_factory=Log)

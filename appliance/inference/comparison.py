@@ -6,7 +6,7 @@ What is compared is the score of the autoencoder branch alone, each model in uni
     median, p95 of the scores: neither model's may be more than so many times the other's
     alarms      that the branch alone would have raised: as many, within a factor and a few more or less
     residual    what the model does not reconstruct, as a ratio of amplitudes
-    latency     of a window, as a ratio
+    latency     of the fastest calls with as many windows, as a ratio
     memory      that loading the candidate took
     failures    calls that no device computed
 """
@@ -49,15 +49,22 @@ class Criteria(Struct, frozen=True, forbid_unknown_fields=True):
     failures: Annotated[int, Meta(ge=0, le=1_000_000, description="Calls that may fail.")] = 0
 
 
-class Cost(NamedTuple):
-    """Of a model's calls, all together."""
+class Cost:
+    """The fastest of a model's calls, by the power of two of their windows: what else goes on in the box slows single
+    calls down, and compiles come with the first of each size."""
 
-    windows: int = 0
-    seconds: float = 0.0
+    def __init__(self) -> None:
+        self.fastest: dict[int, float] = {}  # seconds
 
-    @property
-    def each_us(self) -> float:
-        return 1e6 * self.seconds / self.windows if self.windows else 0.0
+    def add(self, windows: int, seconds: float) -> None:
+        size = windows.bit_length()
+        self.fastest[size] = min(seconds, self.fastest.get(size, math.inf))
+
+    def ratio(self, other: "Cost") -> float | None:
+        """How much slower this one is than the other; None where no calls are alike."""
+        sizes = self.fastest.keys() & other.fastest.keys()
+        ratios = [self.fastest[size] / max(other.fastest[size], 1e-9) for size in sizes]
+        return float(np.median(ratios)) if ratios else None
 
 
 class Finding(NamedTuple):
@@ -127,9 +134,8 @@ def burden(criteria: Criteria, costs: tuple[Cost, Cost], memory_bytes: int) -> l
     """What the candidate takes of the box."""
     memory = memory_bytes / (1 << 20)
     found = [Finding("memory in MB", memory, f"at most {criteria.memory_mb}", memory <= criteria.memory_mb)]
-    trusted, candidate = (cost.each_us for cost in costs)
-    if trusted and candidate:
-        ratio = candidate / trusted
+    trusted, candidate = costs
+    if (ratio := candidate.ratio(trusted)) is not None:
         found.append(Finding("latency, ratio", ratio, f"at most {criteria.latency:g}", ratio <= criteria.latency))
     return found
 

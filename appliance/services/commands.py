@@ -17,7 +17,7 @@ import inspect
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -45,15 +45,20 @@ _A = TypeVar("_A", bound=msgspec.Struct)
 
 
 async def serve(
-    bus: Bus, service: str, handlers: Mapping[str, Handler], clock: Clock, ledger: Ledger | None = None
+    bus: Bus,
+    service: str,
+    handlers: Mapping[str, Handler],
+    clock: Clock,
+    ledger: Ledger | None = None,
+    told: Collection[str] = (),
 ) -> None:
     """Perform the commands of `service` until cancelled. `handlers`: verb -> what to do, returning the result.
 
     A handler refuses with a MillwrightError; any other error is a defect: logged, and answered as FAILED. Commands
     begin in the order of their arrival, handlers that wait run side by side. `ledger` counts commands, malformed ones
-    by reason.
+    by reason. `told` are verbs under which the service itself tells of work that outlives it: nobody asks by them.
     """
-    desk = _Desk(bus, service, handlers, clock, ledger or Ledger())
+    desk = _Desk(bus, service, handlers, clock, ledger or Ledger(), told)
     async with bus.subscribe(topics.commands_of(service), qos=1) as batches, asyncio.TaskGroup() as tasks:
         async for batch in batches:
             for message in batch:
@@ -102,7 +107,16 @@ def arguments(command: Command, kind: type[_A]) -> _A:
 class _Desk:
     """Decides what a message on a command's topic asks for, and publishes its states."""
 
-    def __init__(self, bus: Bus, service: str, handlers: Mapping[str, Handler], clock: Clock, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        service: str,
+        handlers: Mapping[str, Handler],
+        clock: Clock,
+        ledger: Ledger,
+        told: Collection[str],
+    ) -> None:
+        self._told = told
         self._bus, self._service, self._handlers, self._clock, self._ledger = bus, service, handlers, clock, ledger
         self._open: set[str] = set()
         self._known: dict[str, None] = {}  # topics that were begun, the oldest first
@@ -117,6 +131,8 @@ class _Desk:
         except EventError as error:
             self._ledger.received += 1
             self._ledger.refuse(error, message.topic)
+            return None
+        if verb in self._told:
             return None
         # Only what the broker kept is a state that was left behind; a live EXECUTING is our own word coming back.
         cut_off = command.state is CommandState.EXECUTING and message.retain

@@ -31,6 +31,7 @@ from appliance.services import commands
 from appliance.services.annunciator import FALLBACK, Annunciator
 from appliance.services.gathering import Gathering
 from appliance.services.intake import Intake
+from appliance.services.roster import Roster
 from appliance.services.status import Status, tell_ready
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Detect:
         checkpoint_s: int,
         clock: Clock,
         limits: Sequence[Limit] = (),
+        roster: Roster | None = None,
     ) -> None:
         self._bus, self._detector, self._computer, self._clock = bus, detector, computer, clock
         self._state_file, self._checkpoint_s = state_file, checkpoint_s
@@ -100,12 +102,13 @@ class Detect:
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._alarm_file = state_file.with_name(f"{state_file.name}.alarms")
         self._writes = 0  # of either file
-        self._saving = asyncio.Lock()
         self._detecting = asyncio.Lock()  # the detector is at work, maybe in a thread
-        self._gathering = Gathering()
+        self._roster = roster  # without one the model stays what it is
+        if roster is not None:
+            roster.attach(detector, self._detecting)
+        self._gathering, self._saving = Gathering(), asyncio.Lock()
         self._taken = asyncio.Event()  # something waits to be judged
-        self._saved_at_count = 0
-        self._trouble = ""
+        self._saved_at_count, self._trouble = 0, ""
 
     async def run(self, pulse: Pulse) -> None:
         self._loop = asyncio.get_running_loop()
@@ -122,6 +125,8 @@ class Detect:
                     group.create_task(self._judge_last(), name="detect judgements")
                     group.create_task(self._take_blocks(), name="detect blocks")
                     group.create_task(self._take_readings(pulse), name="detect readings")
+                    if self._roster is not None:
+                        group.create_task(self._roster.run(), name="detect models")
             finally:
                 await self._save()
                 self._status.publish(online=False)
@@ -248,6 +253,7 @@ class Detect:
             "normal": partial(self._judged_by_person, Verdict.NORMAL),
             "fault": partial(self._judged_by_person, Verdict.FAULT),
             "relearn": self._relearn,
+            **(self._roster.handlers() if self._roster is not None else {}),
         }
 
     async def _acknowledge(self, command: Command) -> dict[str, Any]:
@@ -362,6 +368,7 @@ class Detect:
             **self._detector.describe(),
             **self._rounds.describe(),
             **self._feedback.describe(),
+            **({"choice": self._roster.describe()} if self._roster is not None else {}),
             **refused,
             "alarms": len(self._book.standing),
             "device": self._computer.device,

@@ -79,7 +79,7 @@ def test_a_bundles_life(box: Box) -> None:
     ("setting", "effect"),
     [
         ("", ""),
-        ('[detect]\nmodel = "toy"\n', "the detector takes it up at its next start: end `millwright run` and start"),
+        ('[detect]\nmodel = "toy"\n', "the detector changes over to it within seconds, where it runs"),
         ('[detect]\nmodel = "toy@1.0.0"\n', "the detector keeps toy@1.0.0, which `detect.model` names"),
     ],
 )

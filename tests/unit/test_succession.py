@@ -277,10 +277,16 @@ def test_what_the_criteria_say() -> None:
     scores = np.exp(np.random.default_rng(3).normal(size=1000) * 0.4) * 0.5
     tally.add(scores, scores * 1.02, 1.6)
     tally.add_residuals(np.full(1000, 0.1))
-    found = comparison.findings(tally, Criteria(), (comparison.Cost(10, 1.0), comparison.Cost(10, 1.5)), 1 << 20)
+    costs = [comparison.Cost() for _ in range(3)]
+    for cost, factor in zip(costs, (1.0, 1.5, 9.0), strict=True):
+        for windows in (1, 100):
+            for noise in (3.0, 1.0, 50.0):
+                cost.add(windows, windows * factor * noise)
+    found = comparison.findings(tally, Criteria(), (costs[0], costs[1]), 1 << 20)
     assert comparison.against(found) == ""
-    slow = comparison.findings(tally, Criteria(), (comparison.Cost(10, 1.0), comparison.Cost(10, 9.0)), 1 << 32)
+    slow = comparison.findings(tally, Criteria(), (costs[0], costs[2]), 1 << 32)
     assert comparison.against(slow) == "memory in MB 4.1e+03, at most 512; latency, ratio 9, at most 3"
+    assert comparison.Cost().ratio(costs[0]) is None
     tally.candidate_alarms = 9
     assert comparison.against(comparison.quality(tally, Criteria())) == "alarms 9, 0 to 3"
 

@@ -59,12 +59,13 @@ class Succession:
     def shadow(self) -> Shadow | None:
         return self._judge.shadow
 
-    def begin(self, candidate: Reconstructor) -> Shadow:
-        """It learns, and is compared. ModelError where it cannot take over here."""
+    def begin(self, candidate: Reconstructor, trusted: bool = False) -> Shadow:
+        """It learns, and is compared; where it is the one that is `trusted`, what runs is held against it. ModelError
+        where it cannot take over here."""
         self.check(candidate)
         self.drop()
         self._deepen(candidate)
-        self._judge.shadow = shadow = Shadow(self._memory, Shapes(candidate), self._judge.look, trusted=False)
+        self._judge.shadow = shadow = Shadow(self._memory, Shapes(candidate), self._judge.look, trusted)
         return shadow
 
     def drop(self) -> None:
