@@ -1,6 +1,6 @@
 """The encoder's choice: which plan predicts a tensor best, measured by what its tokens would cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,12 @@ from ota.delta.streams import Noted
 from ota.delta.tensors import Tensor
 
 Array = NDArray[Any]
+Ints = NDArray[np.int32]
 _MIN_MATRIX = 512  # elements below which rows and ranks are not worth looking at
 _MIN_RANKED = 16  # rows and columns
 _RANKS = 48
+_REFITS = 2  # of rows' factors and low rank, in turns
+_SAMPLE = 8  # blocks that a candidate is measured by
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,15 @@ class Candidate:
     plan: Plan
     known: Known
     bits: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """A plan without classes, what it predicts, and the factors of its rows."""
+
+    plan: Plan
+    predicted: Array
+    fits: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -70,12 +82,12 @@ def measure(noted: Noted) -> float:
     )
 
 
-def run(plan: Plan, known: Known, inputs: Inputs) -> Iterator[Noted]:
-    """What is to be coded, block by block; the first holds what comes before, too."""
+def run(plan: Plan, known: Known, inputs: Inputs, chosen: Sequence[int] | None = None) -> Iterator[Noted]:
+    """What is to be coded: what comes before the blocks with the first of them, and all blocks or the chosen ones."""
     noted = Noted()
     shared = predictors.columns(plan, noted, known)
     walk = predictors.Blocks(plan)
-    for number in range(len(walk)):
+    for number in range(len(walk)) if chosen is None else chosen:
         predictors.block(plan, walk[number], shared, inputs, noted, known)
         yield noted
         noted = Noted()
@@ -108,24 +120,22 @@ class Analysis:
         """The cheapest plan."""
         found = [self._without_old()] if self.old is None or self.values.size >= _MIN_MATRIX else []
         if self.old is not None:
-            found += list(self._with_old())
+            starts = list(self._starts(self.old))
+            plain = [self._classed(start.plan, self.values - start.predicted, start.fits) for start in starts]
+            first = min(range(len(plain)), key=lambda number: plain[number].bits)
+            found += [plain[first], *self._ranked(starts[first], plain[first])]
         return min(found, key=lambda candidate: candidate.bits)
 
     def _without_old(self) -> Candidate:
-        plan = replace(self.base, mode=Mode.NONE, old=0)
-        return self._classed(plan, self.values, np.zeros(1), 2 if FORMS[self.kind].mantissa else 0)
+        return self._classed(replace(self.base, mode=Mode.NONE, old=0), self.values, None)
 
-    def _with_old(self) -> Iterator[Candidate]:
-        assert self.old is not None
-        old = self.old
-        yield from self._ranked(replace(self.base, mode=Mode.COPY), old, None)
-        if self.values.size < _MIN_MATRIX:
-            return
-        if self.hinted is not None:
-            scaled = replace(self.base, mode=Mode.SCALE, **self.hinted.fields)
-            yield from self._ranked(scaled, self._rescaled(old), None)
-        plan, predicted, fits = self._fitted(old)
-        yield from self._ranked(plan, predicted, fits)
+    def _starts(self, old: Array) -> Iterator[Start]:
+        """Every way to predict from the old tensor, without classes and low rank yet."""
+        yield Start(replace(self.base, mode=Mode.COPY), old)
+        if self.values.size >= _MIN_MATRIX:
+            if self.hinted is not None:
+                yield Start(replace(self.base, mode=Mode.SCALE, **self.hinted.fields), self._rescaled(old))
+            yield self._fitted(old, self.values)
 
     def _rescaled(self, old: Array) -> Array:
         hinted = self.hinted
@@ -136,11 +146,11 @@ class Analysis:
             found = grid * (hinted.old_scale / hinted.new_scale) + hinted.new_zero
         return np.where(np.isfinite(found), found, 0.0).reshape(old.shape)
 
-    def _fitted(self, old: Array) -> tuple[Plan, Array, Array]:
+    def _fitted(self, old: Array, target: Array) -> Start:
         """A factor for each row by least squares, as finely as the residuals ask for."""
         power = np.maximum((old * old).sum(axis=1), 1e-60)
-        factor = (old * self.values).sum(axis=1) / power
-        residual = self.values - factor[:, None] * old
+        factor = (old * target).sum(axis=1) / power
+        residual = target - factor[:, None] * old
         noise = np.sqrt((residual * residual).mean(axis=1) + 1e-60)
         step = np.median(3.46 * noise / np.sqrt(power))
         shift = int(np.clip(np.ceil(-np.log2(max(step, 2.0**-30))), 0, 30))
@@ -148,92 +158,108 @@ class Analysis:
         fits = np.rint(np.clip(np.ldexp(factor - 1.0, shift), -limit, limit)).astype(np.int32)
         spread = int(tokens.classify(typical(fits)))
         plan = replace(self.base, mode=Mode.FIT, fit_shift=shift, fit_spread=spread)
-        return plan, old * (1.0 + np.ldexp(fits.astype(np.float64), -shift))[:, None], fits
+        return Start(plan, old * (1.0 + np.ldexp(fits.astype(np.float64), -shift))[:, None], fits)
 
-    def _ranked(self, plan: Plan, predicted: Array, fits: Array | None) -> Iterator[Candidate]:
-        """The plan as it is and, where the tensor is large enough, with a change of low rank."""
-        plain = self._classed(plan, predicted, predicted, 1, fits)
-        yield plain
+    def _ranked(self, start: Start, plain: Candidate) -> Iterator[Candidate]:
+        """With a change of low rank, where the tensor is large enough."""
         most = min(_RANKS, self.rows // 4, self.columns // 4, predictors.MAX_COLUMNS // self.columns)
         if min(self.rows, self.columns) < _MIN_RANKED or most < 1 or plain.bits < 0.02 * self.values.size:
             return
-        unit = self._unit(plain)
-        change = (self.values - predicted) / unit
-        noise = float(np.sqrt(np.median((change * change).mean(axis=1))))
-        factors = lowrank.find(change, noise, most)
-        full = factors.left.shape[1]
-        for rank in sorted({full, full // 2, full // 4} - {0}, reverse=True):
-            part = factors.head(rank)
-            moved = lowrank.product(part.left, lowrank.shifted(part.right, part.shifts)) * 2.0**part.exponent
-            with_rank = replace(plain.plan, rank=rank, exponent=part.exponent)
-            yield self._reclassed(with_rank, plain.known, part, predicted + moved * unit)
+        unit = self._unit(start.plan, plain.known.rows)
+        for _ in range(_REFITS):
+            found = lowrank.find((self.values - start.predicted) / unit, most)
+            if not found.rank:
+                return
+            if start.plan.mode == Mode.FIT and self.old is not None:
+                start = self._fitted(self.old, self.values - found.product() * unit)
+        found = lowrank.find((self.values - start.predicted) / unit, most)
+        for rank in sorted({found.rank, found.rank // 2} - {0}, reverse=True):
+            yield self._with_rank(start, lowrank.Components(found.left[:, :rank], found.right[:rank]), unit)
 
-    def _unit(self, plain: Candidate) -> Array:
+    def _with_rank(self, start: Start, found: lowrank.Components, unit: Array) -> Candidate:
+        """Classes anew, from what the low rank leaves; the low rank as coarse as that allows."""
+        residual = self.values - start.predicted - found.product() * unit
+        squares = self._squares(residual)
+        if start.plan.mode == Mode.SCALE:
+            rest = np.sqrt(np.mean((residual / unit) ** 2))
+            factors = lowrank.quantise(found.left, found.right, float(rest))
+            plan = replace(start.plan, rank=found.rank, exponent=factors.exponent)
+            return self._spread(plan, self._known(start.fits, factors), squares)
+        plan, deviations = self._by_rows(start.plan, squares)
+        now = self._unit(plan, deviations)
+        rest = np.sqrt(np.median(((residual / now) ** 2).mean(axis=1)))
+        factors = lowrank.quantise(found.left * unit / now, found.right, float(rest))
+        plan = replace(plan, rank=found.rank, exponent=factors.exponent)
+        known = replace(self._known(start.fits, factors), rows=deviations)
+        kept = self._candidate(plan, known)
+        return min(kept, self._by_columns(plan, known, squares), key=lambda one: one.bits)
+
+    def _known(self, fits: Ints | None, factors: lowrank.Factors | None = None) -> Known:
+        return Known(self.elements, self.numbers, fits=fits, factors=factors)
+
+    def _unit(self, plan: Plan, deviations: Ints | None) -> Array:
         """What a change of one means: the row's class as a power of two, or one over the new scale."""
-        if plain.plan.mode == Mode.SCALE:
+        if plan.mode == Mode.SCALE:
             assert self.hinted is not None
-            scale = np.broadcast_to(self.hinted.new_scale, (*self.hinted.new_scale.shape[:2], 1))
+            scale = self.hinted.new_scale
             rows, groups, _ = scale.shape
             wide = np.broadcast_to(scale, (rows, groups, self.values.size // (rows * groups)))
             return 1.0 / np.where(wide == 0, 1.0, wide).reshape(self.values.shape)
-        deviations = plain.known.rows if plain.known.rows is not None else np.zeros(self.rows, np.int32)
-        return np.ldexp(1.0, (deviations + plain.plan.center) // 2)[:, None]
+        return np.ldexp(1.0, (np.zeros(self.rows, np.int32) if deviations is None else deviations) // 2)[:, None]
 
-    def _classed(self, plan: Plan, predicted: Array, noise: Array, noisy: int, fits: Array | None = None) -> Candidate:
-        """The plan with the best classes of rows and columns."""
-        known = Known(self.elements, self.numbers, fits=fits)
-        return self._spread(plan, known, self._squares(predicted, noisy))
+    def _classed(self, plan: Plan, residual: Array, fits: Ints | None) -> Candidate:
+        return self._spread(plan, self._known(fits), self._squares(residual, plan.mode == Mode.NONE))
 
-    def _reclassed(self, plan: Plan, known: Known, factors: lowrank.Factors, predicted: Array) -> Candidate:
-        """As `_classed`; the rows' classes stay, for the low rank is told in them."""
-        known = replace(known, factors=factors)
-        squares = self._squares(predicted, 1)
-        if plan.mode == Mode.SCALE:
-            plan = replace(plan, row_spread=-1, column_spread=-1)
-            return self._spread(plan, replace(known, rows=None, columns=None), squares)
-        kept = self._candidate(replace(plan, column_spread=-1), replace(known, columns=None))
-        row = np.full(self.rows, plan.center) + (known.rows if known.rows is not None else 0)
-        return min(kept, self._by_columns(kept.plan, kept.known, squares, row), key=lambda one: one.bits)
-
-    def _squares(self, predicted: Array, noisy: int) -> tuple[Array, Array]:
+    def _squares(self, residual: Array, fresh: bool = False) -> tuple[Array, Array]:
         """Squares of residuals and what rounding alone contributes to them."""
         form = FORMS[self.kind]
-        residual = self.values - predicted
-        if noisy == 2:
-            return self.values * self.values, np.zeros((1, 1))
+        if fresh:
+            return residual * residual, np.zeros((1, 1))
         if not form.mantissa:
-            return residual * residual, np.full((1, 1), 1 / 12 if noisy == 0 else 1 / 6)
+            return residual * residual, np.full((1, 1), 1 / 6)
         width = np.exp2(np.maximum(np.frexp(self.values)[1] - 1, form.emin) - form.mantissa)
         return residual * residual, width * width / 6
 
     def _spread(self, plan: Plan, known: Known, squares: tuple[Array, Array]) -> Candidate:
-        rows = _classes(squares, 1)
+        """The plan with the best classes: one for all, one a row, one a row and one a column."""
         center = int(_classes((squares[0].reshape(1, -1), squares[1].reshape(1, -1)), 1)[0])
         found = [self._candidate(replace(plan, center=center), known)]
         if self.rows > 1 and self.columns >= 8:
-            middle = int(np.median(rows))
-            deviations = np.clip(rows - middle, -60, 60).astype(np.int32)
-            spread = int(tokens.classify(typical(deviations)))
-            by_rows = replace(plan, center=middle, row_spread=spread)
-            found.append(self._candidate(by_rows, replace(known, rows=deviations)))
-            found.append(self._by_columns(by_rows, found[-1].known, squares, middle + deviations))
+            by_rows, deviations = self._by_rows(plan, squares)
+            known = replace(known, rows=deviations)
+            found.append(self._candidate(by_rows, known))
+            found.append(self._by_columns(by_rows, known, squares))
         return min(found, key=lambda one: one.bits)
 
-    def _by_columns(self, plan: Plan, known: Known, squares: tuple[Array, Array], row: Array) -> Candidate:
-        if self.columns > predictors.MAX_COLUMNS or self.rows < 8:
+    def _by_rows(self, plan: Plan, squares: tuple[Array, Array]) -> tuple[Plan, Ints]:
+        rows = _classes(squares, 1)
+        center = int(np.median(rows))
+        deviations = np.clip(rows - center, -60, 60).astype(np.int32)
+        spread = int(tokens.classify(typical(deviations)))
+        return replace(plan, center=center, row_spread=spread), deviations
+
+    def _by_columns(self, plan: Plan, known: Known, squares: tuple[Array, Array]) -> Candidate:
+        if self.columns > predictors.MAX_COLUMNS or self.rows < 8 or known.rows is None:
             return Candidate(plan, known, np.inf)
-        unit = np.exp2(-row.astype(np.float64))[:, None]
+        unit = np.exp2(-(known.rows + plan.center).astype(np.float64))[:, None]
         scaled = (squares[0] * unit, np.broadcast_to(squares[1], squares[0].shape) * unit)
         deviations = np.clip(_classes(scaled, 0), -30, 30).astype(np.int32)
         spread = int(tokens.classify(typical(deviations)))
         return self._candidate(replace(plan, column_spread=spread), replace(known, columns=deviations))
 
     def _candidate(self, plan: Plan, known: Known) -> Candidate:
+        """Measured on some of the blocks, the first among them."""
+        count = len(predictors.Blocks(plan))
+        chosen = sorted(set(np.linspace(0, count - 1, _SAMPLE, dtype=int).tolist()))
         whole = Noted()
-        for noted in run(plan, known, self.inputs):
+        for noted in run(plan, known, self.inputs, chosen):
             whole.calls += noted.calls
             whole.raw += noted.raw
-        return Candidate(plan, known, measure(whole) + 12 * len(plan.params()))
+        before = Noted()
+        predictors.columns(plan, before, known)
+        shared = measure(before)
+        bits = (measure(whole) - shared) * count / len(chosen) + shared
+        return Candidate(plan, known, bits + 12 * len(plan.params()))
 
 
 def _classes(squares: tuple[Array, Array], axis: int) -> NDArray[np.int32]:
@@ -246,4 +272,4 @@ def _classes(squares: tuple[Array, Array], axis: int) -> NDArray[np.int32]:
         size = ((found - noise) * weight).sum(axis=axis, keepdims=True) / weight.sum(axis=axis, keepdims=True)
         floor = np.maximum((noise * weight).sum(axis=axis, keepdims=True) / weight.sum(axis=axis, keepdims=True), 0)
         size = np.maximum(size, np.maximum(floor * 2.0**-12, 1e-60))
-    return np.rint(np.log2(size)).reshape(-1).astype(np.int32)
+    return np.asarray(np.rint(np.log2(size)).reshape(-1), np.int32)

@@ -11,6 +11,7 @@ from typing import IO
 
 import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from ota.delta import payload, rans, tables, tokens
 from ota.delta.analysis import Analysis, Hinted, run, shape_of
@@ -287,10 +288,8 @@ def _hinted(old: Source, new: Source, pair: Pair) -> Hinted | None:
         "new_scale": hints.new_scale.offset - pair.new.offset,
     }
     grid = (shape[0], groups, 1) if groups else (1, 1, 1)
-    scales = [_read(old, hints.old_scale, grid), _read(new, hints.new_scale, grid)]
-    if hints.old_zero is None or hints.new_zero is None:
-        return Hinted(fields, *scales, 0.0, 0.0)
-    return _with_zeros(old, new, pair, Hinted(fields, *scales, 0.0, 0.0), grid)
+    found = Hinted(fields, _read(old, hints.old_scale, grid), _read(new, hints.new_scale, grid), 0.0, 0.0)
+    return found if hints.old_zero is None or hints.new_zero is None else _with_zeros(old, new, pair, found, grid)
 
 
 def _with_zeros(old: Source, new: Source, pair: Pair, hinted: Hinted, grid: tuple[int, int, int]) -> Hinted | None:
@@ -315,8 +314,6 @@ def _groups(scale: Tensor, shape: tuple[int, int]) -> int | None:
     return groups if not rest and groups and shape[1] % groups == 0 else None
 
 
-def _read(
-    source: Source, tensor: Tensor, grid: tuple[int, int, int]
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _read(source: Source, tensor: Tensor, grid: tuple[int, int, int]) -> NDArray[np.float64]:
     stored = load(tensor.kind, source.read(tensor.offset, tensor.size))[: tensor.count]
     return values(tensor.kind, stored).astype(np.float64).reshape(grid)

@@ -153,4 +153,5 @@ def _toward(rest: Array) -> NDArray[np.int8]:
 
 
 def _fraction(rest: Array) -> NDArray[np.uint8]:
-    return (np.abs(rest) * rest.dtype.type(2 * FRACTIONS)).astype(np.uint8)
+    steps: NDArray[np.uint8] = (np.abs(rest) * rest.dtype.type(2 * FRACTIONS)).astype(np.uint8)
+    return steps

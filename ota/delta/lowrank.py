@@ -40,13 +40,34 @@ def product(left: NDArray[np.int32], right: NDArray[np.float64]) -> NDArray[np.f
     return left.astype(np.float64) @ right
 
 
-def find(change: Array, noise: float, limit: int, seed: int = 1) -> Factors:
-    """The components of `change` [rows, columns] that stand out of residuals of the size `noise`, strongest first."""
+@dataclass(frozen=True)
+class Components:
+    """What stands out of a change, strongest first: left [rows, rank] with the strength in it, right of length one."""
+
+    left: Array
+    right: Array
+
+    @property
+    def rank(self) -> int:
+        return int(self.left.shape[1])
+
+    def product(self) -> Array:
+        return self.left @ self.right
+
+
+def find(change: Array, limit: int, seed: int = 1) -> Components:
+    """The components of `change` [rows, columns] that are stronger than noise of the size of the rest can be."""
     rows, columns = change.shape
     left, strength, right = _decompose(change, min(limit, rows, columns), seed)
-    edge = noise * (rows**0.5 + columns**0.5)
-    rank = int((strength > edge).sum())
-    return quantise(left[:, :rank] * strength[:rank], right[:rank], noise)
+    total = float((change * change).sum())
+    rank = len(strength)
+    for _ in range(8):
+        rest = max(total - float((strength[:rank] ** 2).sum()), 0.0) / max((rows - rank) * (columns - rank), 1)
+        fewer = int((strength > rest**0.5 * (rows**0.5 + columns**0.5)).sum())
+        if fewer == rank:
+            break
+        rank = fewer
+    return Components(left[:, :rank] * strength[:rank], right[:rank])
 
 
 def _decompose(change: Array, rank: int, seed: int) -> tuple[Array, Array, Array]:
@@ -59,11 +80,8 @@ def _decompose(change: Array, rank: int, seed: int) -> tuple[Array, Array, Array
 
 
 def quantise(left: Array, right: Array, noise: float) -> Factors:
-    """Integers as coarse as residuals of the size `noise` allow. Rows of `right` have length one."""
-    if left.shape[1] == 0 or noise <= 0:
-        return Factors(
-            np.zeros((len(left), 0), np.int32), np.zeros((0, right.shape[1]), np.int32), np.zeros(0, np.int32), 0
-        )
+    """Integers as coarse as residuals of the size `noise` allow; at least one component, `right` of length one."""
+    noise = max(noise, float(np.abs(left).max()) * 2.0**-24, 1e-30)
     strength = np.maximum(np.linalg.norm(left, axis=0), 1e-30)
     for_left = np.floor(np.log2(_STEP * noise) + 0.5)
     for_right = np.floor(np.log2(_STEP * noise / strength) + 0.5)

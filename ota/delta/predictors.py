@@ -341,7 +341,8 @@ def _change(
     if lift is not None:
         grouped = change.reshape(lift.shape[0], lift.shape[1], -1) * (2.0**plan.exponent)
         return (grouped * lift).reshape(at.rows, at.columns)
-    return change * np.ldexp(1.0, row_classes // 2 + plan.exponent)[:, None]
+    change *= np.ldexp(1.0, (row_classes - np.int32(plan.center)) // 2 + plan.exponent)[:, None]
+    return change
 
 
 def _rescale(plan: Plan, at: Block, old: Array, inputs: Inputs) -> tuple[Array, Array]:

@@ -60,7 +60,7 @@ def split(residuals: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.u
 
 def join(tokens: NDArray[np.uint8], raw: "Bits") -> NDArray[np.int32]:
     """Residuals from tokens, taking from `raw` what belongs below them."""
-    residuals = SMALL.take(tokens)
+    residuals: NDArray[np.int32] = SMALL.take(tokens)
     wide = np.flatnonzero(tokens > _LAST_BARE)
     if len(wide):
         tail = tokens[wide]
@@ -91,7 +91,8 @@ class Bits:
         word, shift = starts >> 5, (starts & 31).astype(np.uint64)
         found = (self._words[word] | self._words[word + 1] << np.uint64(32)) >> shift
         self.position = int(ends[-1])
-        return (found & ((np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1))).astype(np.uint32)
+        masks = (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
+        return np.asarray(found & masks, np.uint32)
 
 
 def pack(numbers: NDArray[np.uint32], widths: NDArray[np.uint8]) -> bytes:

@@ -1,0 +1,292 @@
+"""Whatever a tensor holds, it comes back bit for bit; whatever a patch holds, it ends in DeltaError."""
+
+import contextlib
+
+import cbor2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ota.delta import payload, rans
+from ota.delta.codec import MAX_SEGMENT, Decoder, Hints, Operation, Pair, Part, Segment, encode
+from ota.delta.errors import DeltaError, MismatchError, PatchError
+from ota.delta.tensors import Kind, Layout, Memory, Tensor
+
+CODED = (Kind.F32, Kind.F16, Kind.BF16, Kind.I32, Kind.I8, Kind.U8, Kind.I4, Kind.U4)
+
+
+class Written:
+    """The new file while it is being written."""
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return Memory(bytes(self.data)).read(offset, size)
+
+    def take(self, segment: Segment, given: bytes) -> None:
+        at = 0
+        for part in segment.parts:
+            self.data[part.offset : part.offset + part.size] = given[at : at + part.size]
+            at += part.size
+
+
+def pairs_of(tensors: list[Tensor], size: int, hints: dict[str, Hints] | None = None) -> list[Pair]:
+    layout = Layout(size, tuple(tensors))
+    return [Pair(one, one, (hints or {}).get(one.name, Hints())) for one in (*layout.tensors, *layout.gaps())]
+
+
+def there_and_back(old: bytes, new: bytes, pairs: list[Pair], resuming: bool = True) -> int:
+    """Bytes of tables and payloads; a fresh decoder takes over before every segment."""
+    encoded = encode(Memory(old), Memory(new), pairs)
+    written = Written(len(new))
+    decoder = Decoder(Memory(old), written, encoded.tables)
+    size = len(encoded.tables)
+    for segment in encoded.segments():
+        if resuming:
+            state = decoder.state()
+            decoder = Decoder(Memory(old), written, encoded.tables)
+            decoder.resume(state)
+        assert segment.size <= MAX_SEGMENT
+        written.take(segment, decoder.decode(segment))
+        size += len(segment.payload)
+    decoder.finish()
+    encoded.close()
+    assert bytes(written.data) == new
+    return size
+
+
+def tensor(kind: Kind, shape: tuple[int, ...], offset: int = 0) -> Tensor:
+    return Tensor("weights", kind, shape, offset, (int(np.prod(shape)) * kind.bits + 7) // 8)
+
+
+def whole(kind: Kind, shape: tuple[int, ...], old: bytes, new: bytes) -> int:
+    return there_and_back(old, new, pairs_of([tensor(kind, shape)], len(new)))
+
+
+@st.composite
+def any_pair(draw: st.DrawFn) -> tuple[Kind, tuple[int, ...], bytes, bytes]:
+    """Bytes of any kind and shape: noise, or old ones of which a few changed."""
+    kind = draw(st.sampled_from(tuple(Kind)))
+    shape = tuple(draw(st.lists(st.integers(1, 24), max_size=3)))
+    size = tensor(kind, shape).size
+    seed = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    old = seed.integers(0, 256, size, np.uint8)
+    new = old.copy() if draw(st.booleans()) else seed.integers(0, 256, size, np.uint8)
+    for place in draw(st.lists(st.integers(0, size - 1), max_size=8)):
+        new[place] = draw(st.integers(0, 255))
+    return kind, shape, old.tobytes(), new.tobytes()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(any_pair())
+@example((Kind.F32, (), b"\0\0\0\x80", b"\0\0\0\0"))
+@example((Kind.F16, (3,), b"\x01\x7e\0\x7c\0\xfc", b"\xff\xff\x01\x7c\xff\x83"))
+@example((Kind.I4, (3,), b"\x21\x03", b"\x12\xf3"))
+@example((Kind.I32, (2,), b"\0\0\0\x80\xff\xff\xff\x7f", b"\xff\xff\xff\x7f\0\0\0\x80"))
+def test_any_bytes_of_any_kind_come_back(pair: tuple[Kind, tuple[int, ...], bytes, bytes]) -> None:
+    whole(*pair)
+
+
+SPECIAL = {
+    Kind.F16: np.array([0, 0x8000, 1, 0x8001, 0x3FF, 0x400, 0x7BFF, 0x7C00, 0xFC00, 0x7C01, 0x7E55, 0xFFFF], "<u2"),
+    Kind.BF16: np.array([0, 0x8000, 1, 0x8001, 0x7F, 0x80, 0x7F7F, 0x7F80, 0xFF80, 0x7F81, 0x7FC5, 0xFFFF], "<u2"),
+    Kind.F32: np.array(
+        [0, 1 << 31, 1, (1 << 31) + 1, 0x7FFFFF, 0x800000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7F800001, 0xFFFFFFFF],
+        "<u4",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_special_floats_among_weights_come_back(kind: Kind) -> None:
+    """Both as what is old and as what is new, in a matrix that is large enough for every predictor."""
+    rng = np.random.default_rng(1)
+    old, new = floats(kind, rng.normal(0, 1, 64 * 96)), floats(kind, rng.normal(0, 1, 64 * 96))
+    for line in (old, new):
+        places = rng.choice(len(line), 600, replace=False)
+        line[places] = rng.choice(SPECIAL[kind], 600)
+    whole(kind, (64, 96), old.tobytes(), new.tobytes())
+
+
+def floats(kind: Kind, values: np.ndarray) -> np.ndarray:
+    """As stored; rounded for bf16 by cutting, which is as good here."""
+    if kind is Kind.F16:
+        return values.astype("<f2").view("<u2")
+    if kind is Kind.BF16:
+        return (values.astype("<f4").view("<u4") >> 16).astype("<u2")
+    return values.astype("<f4").view("<u4")
+
+
+def tuned(seed: int, shape: tuple[int, int] = (96, 256), rank: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Weights, and the same after a change of a factor a row, of low rank, and of noise."""
+    rng = np.random.default_rng(seed)
+    old = rng.normal(0, 0.05, shape)
+    change = rng.normal(0, 0.004, (shape[0], rank)) @ rng.normal(0, 1, (rank, shape[1]))
+    return old, old * rng.uniform(0.8, 1.2, (shape[0], 1)) + change + rng.normal(0, 0.0005, shape)
+
+
+@pytest.mark.parametrize(("kind", "share"), [(Kind.F32, 0.8), (Kind.F16, 0.6), (Kind.BF16, 0.5)])
+def test_a_tuned_matrix_of_floats_shrinks(kind: Kind, share: float) -> None:
+    old, new = (floats(kind, values) for values in tuned(2))
+    alone = whole(kind, (96, 256), floats(kind, tuned(9)[0]).tobytes(), new.tobytes())
+    assert whole(kind, (96, 256), old.tobytes(), new.tobytes()) < share * alone
+
+
+def quantised(values: np.ndarray, groups: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    grouped = values.reshape(len(values), groups, -1)
+    scale = (np.abs(grouped).max(axis=2, keepdims=True) / high).astype("<f2")
+    return np.rint(grouped / scale.astype("f4")).astype(np.int8).reshape(values.shape), scale
+
+
+@pytest.mark.parametrize(("groups", "hinted"), [(1, True), (8, True), (1, False)])
+@pytest.mark.parametrize("kind", [Kind.I8, Kind.I4])
+def test_quantised_weights_follow_their_scales(kind: Kind, groups: int, hinted: bool) -> None:
+    files, scale_size = [], 96 * groups * 2
+    for values in tuned(3):
+        weights, scale = quantised(values, groups, 127 if kind is Kind.I8 else 7)
+        nibbles = weights.astype(np.uint8).reshape(-1)
+        data = nibbles.tobytes() if kind is Kind.I8 else (nibbles[0::2] & 15 | nibbles[1::2] << 4).tobytes()
+        files.append(data + scale.tobytes())
+    weights_tensor = tensor(kind, (96, 256))
+    scales = Tensor("scales", Kind.F16, (96, groups, 1), weights_tensor.size, scale_size)
+    hints = {"weights": Hints(scales, scales)} if hinted else {}
+    pairs = pairs_of([weights_tensor, scales], len(files[1]), hints)
+    assert there_and_back(files[0], files[1], pairs) < 0.8 * len(files[1])
+
+
+def test_zero_points_follow_too() -> None:
+    rng = np.random.default_rng(4)
+    old, new = (rng.integers(0, 256, (64, 64), np.uint8) for _ in range(2))
+    new[:, :] = np.clip(old.astype(int) + 3, 0, 255)
+    zeros = [np.full(64, zero, np.uint8) for zero in (100, 103)]
+    scale = np.full(64, 0.01, "<f4").tobytes()
+    files = [weights.tobytes() + scale + zero.tobytes() for weights, zero in zip((old, new), zeros, strict=True)]
+    scales = Tensor("scales", Kind.F32, (64, 1), 4096, 256)
+    points = Tensor("zeros", Kind.U8, (64, 1), 4352, 64)
+    pairs = pairs_of(
+        [tensor(Kind.U8, (64, 64)), scales, points], len(files[1]), {"weights": Hints(scales, scales, points, points)}
+    )
+    assert there_and_back(*files, pairs) < 400
+
+
+def test_tensors_span_segments_and_blocks() -> None:
+    """Larger than a segment, with rows longer than a block."""
+    rng = np.random.default_rng(5)
+    old = rng.normal(0, 1, (33, 70_000)).astype("<f2")
+    new = (old + rng.normal(0, 0.001, old.shape)).astype("<f2")
+    assert whole(Kind.F16, old.shape, old.tobytes(), new.tobytes()) < 0.7 * old.nbytes
+
+
+def test_a_new_tensor_needs_no_old_one() -> None:
+    new = floats(Kind.F16, tuned(6)[0]).tobytes()
+    size = there_and_back(b"", new, [Pair(tensor(Kind.F16, (96, 256)))])
+    assert size < 0.92 * len(new)
+
+
+def test_what_moved_and_did_not_change_is_copied() -> None:
+    data = np.random.default_rng(7).bytes(4000)
+    old, new = data, b"head" + data
+    pairs = [Pair(tensor(Kind.BYTES, (4,))), Pair(tensor(Kind.F16, (2000,), 4), tensor(Kind.F16, (2000,)))]
+    assert there_and_back(old, new, pairs) < 20
+
+
+# ---- hostile patches
+
+
+def small_patch() -> tuple[bytes, bytes, bytes, list[Segment]]:
+    old, new = (floats(Kind.F16, values).tobytes() for values in tuned(8, (32, 64)))
+    old, new = old + b"text of old", new + b"text of new"
+    encoded = encode(Memory(old), Memory(new), pairs_of([tensor(Kind.F16, (32, 64))], len(new)))
+    segments = list(encoded.segments())
+    encoded.close()
+    return old, new, encoded.tables, segments
+
+
+OLD, NEW, TABLES, SEGMENTS = small_patch()
+
+
+def apply(tables: bytes, segments: list[Segment]) -> bytes:
+    written = Written(len(NEW))
+    decoder = Decoder(Memory(OLD), written, tables)
+    for segment in segments:
+        written.take(segment, decoder.decode(segment))
+    decoder.finish()
+    return bytes(written.data)
+
+
+def test_the_untouched_patch_applies() -> None:
+    assert apply(TABLES, SEGMENTS) == NEW
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_bytes_end_in_an_error_or_in_bytes(data: st.DataObject) -> None:
+    """Digests are the container's affair: here nothing else but DeltaError may come, and nothing beyond the sizes."""
+    number = data.draw(st.integers(0, len(SEGMENTS)))
+    chosen = bytearray(TABLES if number == len(SEGMENTS) else SEGMENTS[number].payload)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, max(0, min(len(chosen), 400) - 1)))
+        cut = data.draw(st.integers(0, 2))
+        chosen[place : place + cut] = data.draw(st.binary(max_size=2))
+    tables, segments = TABLES, list(SEGMENTS)
+    if number == len(SEGMENTS):
+        tables = bytes(chosen)
+    else:
+        segments[number] = Segment(SEGMENTS[number].parts, bytes(chosen))
+    with contextlib.suppress(DeltaError):
+        assert len(apply(tables, segments)) == len(NEW)
+
+
+integers = st.one_of(st.integers(-2, 70), st.integers(-(1 << 62), 1 << 62))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(integers, max_size=20), st.sampled_from(tuple(Operation)), integers, integers)
+def test_any_parameters_end_in_an_error(params: list[int], operation: Operation, offset: int, size: int) -> None:
+    """No memory or time beyond a segment's, whatever shape a plan claims."""
+    part = Part(operation, offset, size, tuple(params))
+    with pytest.raises(DeltaError):
+        apply(TABLES, [Segment((part,), SEGMENTS[-1].payload)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_plan_with_one_number_changed_stays_within_bounds(data: st.DataObject) -> None:
+    number = next(i for i, segment in enumerate(SEGMENTS) if segment.payload)
+    parts = list(SEGMENTS[number].parts)
+    which = data.draw(st.sampled_from([place for place, part in enumerate(parts) if part.params]))
+    params = list(parts[which].params)
+    params[data.draw(st.integers(0, len(params) - 1))] = data.draw(integers)
+    parts[which] = Part(parts[which].operation, parts[which].offset, parts[which].size, tuple(params))
+    with contextlib.suppress(DeltaError):
+        assert len(apply(TABLES, [*SEGMENTS[:number], Segment(tuple(parts), SEGMENTS[number].payload)])) == len(NEW)
+
+
+def test_the_streams_must_come_out_even() -> None:
+    number = next(i for i, segment in enumerate(SEGMENTS) if segment.payload)
+    content = payload.read(SEGMENTS[number].payload, 1 << TABLES[0])
+    assert content.states is not None
+    states = content.states.copy()
+    states[0] ^= 1
+    again = payload.write(payload.Payload(content.words, content.raw, content.blobs, states))
+    with pytest.raises(PatchError):
+        apply(TABLES, [*SEGMENTS[:number], Segment(SEGMENTS[number].parts, again)])
+
+
+def test_a_patch_that_ends_early_is_told() -> None:
+    decoder = Decoder(Memory(OLD), Written(len(NEW)), TABLES)
+    decoder.resume(cbor2.dumps([rans.start(1 << TABLES[0]).tobytes(), 0, [0, 1, 32, 64], 0, *[EMPTY] * 3]))
+    with pytest.raises(PatchError, match="within a tensor"):
+        decoder.finish()
+
+
+EMPTY = b"\x28\xb5\x2f\xfd\x20\x00\x01\x00\x00"  # zstd of nothing
+
+
+@given(st.binary(max_size=200))
+def test_a_foreign_state_is_refused(state: bytes) -> None:
+    decoder = Decoder(Memory(OLD), Written(len(NEW)), TABLES)
+    with pytest.raises(MismatchError):
+        decoder.resume(state)
