@@ -2,8 +2,9 @@
 
 Way `covers`: three streams run through all frames of a file, each packed by LZMA: instructions, differences, and bytes
 that are new. An instruction is three variable-length integers (7 bits a byte, low first): how many new bytes come, then
-how many old bytes that a difference is added to, and from where: the distance to the end of the last, with its sign as
-the lowest bit. A frame gives the next FRAME bytes of the file (the last one what is left) and holds
+how many old bytes, and from where: the distance to the end of the last of them, ahead of two bits: whether it is
+backwards, and whether the bytes are taken as they are; else each is added to one of the differences. No old bytes, no
+third integer. A frame gives the next FRAME bytes of the file (the last one what is left) and holds
 
     u32 bytes of instructions | u32 packed bytes of instructions | u32 of differences | the three, the rest is new bytes
 
@@ -125,13 +126,16 @@ class Covers:
         return _numbers(self._streams[0].take(count))
 
     def _covered(self, moved: int, size: int, wanted: bool) -> bytes:
-        offset = self._source - (moved >> 1) if moved & 1 else self._source + (moved >> 1)
+        distance, backwards, exact = moved >> 2, moved & 2, moved & 1
+        offset = self._source - distance if backwards else self._source + distance
         if self._old is None or not 0 <= offset <= self._old_size - size:
             raise PatchError(f"old bytes {offset} to {offset + size} of {self._old_size}")
         self._source = offset + size
-        differences = self._streams[1].take(size)
+        differences = b"" if exact else self._streams[1].take(size)
         if not wanted:
             return b""
+        if exact:
+            return self._old.read(offset, size)
         old = np.frombuffer(self._old.read(offset, size), np.uint8)
         return (old + np.frombuffer(differences, np.uint8)).tobytes()
 

@@ -3,12 +3,14 @@
 import lzma
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import zstandard
 
 from ota.delta.covers import Bytes, Cover
 from ota.delta.generic import FRAME, MAX_WINDOW, MIN_WINDOW, SHAPES, filters
 
 HOPE = 1.6  # times that a quick look may take what is hoped for
+EXACT = 96  # bytes of a range that are the same, for them to be worth an instruction of their own
 _CUT = 512  # bytes of packed stream by which frames are cut
 
 
@@ -45,20 +47,38 @@ def by_covers(old: Bytes, new: Bytes, covers: Sequence[Cover], most: int | None 
 def _streams(old: Bytes, new: Bytes, covers: Sequence[Cover]) -> tuple[list[bytes], list[_Share]]:
     instructions, differences, fresh = bytearray(), bytearray(), bytearray()
     shares, end, source, before = [], 0, 0, (0, 0, 0)
-    for start, cover in _framed(covers, len(new)):
+    for start, cover in _framed([part for whole in covers for part in _split(old, new, whole)], len(new)):
         instructions += _number(cover.new - end) + _number(cover.size)
+        fresh += new[end : cover.new].tobytes()
         if cover.size:
             distance = cover.old - source
-            instructions += _number(abs(distance) << 1 | (distance < 0))
             source = cover.old + cover.size
-        fresh += new[end : cover.new].tobytes()
-        differences += (new[cover.new : cover.new + cover.size] - old[cover.old : cover.old + cover.size]).tobytes()
+            difference = new[cover.new : cover.new + cover.size] - old[cover.old : source]
+            exact = not difference.any()
+            instructions += _number(abs(distance) << 2 | (distance < 0) << 1 | exact)
+            differences += b"" if exact else difference.tobytes()
         end = cover.new + cover.size
         if end == min(start + FRAME, len(new)):
             now = (len(instructions), len(differences), len(fresh))
             shares.append((now[0] - before[0], now[1] - before[1], now[2] - before[2]))
             before = now
     return [bytes(instructions), bytes(differences), bytes(fresh)], shares
+
+
+def _split(old: Bytes, new: Bytes, cover: Cover) -> Iterator[Cover]:
+    """Long ranges that are the same apart from those where something differs."""
+    same = new[cover.new : cover.new + cover.size] == old[cover.old : cover.old + cover.size]
+    differing = np.flatnonzero(~same)
+    begin = 0
+    for place in np.flatnonzero(np.diff(differing, prepend=-1, append=cover.size) > EXACT).tolist():
+        first = int(differing[place - 1]) + 1 if place else 0
+        last = int(differing[place]) if place < len(differing) else cover.size
+        for start, stop in ((begin, first), (first, last)):
+            if start < stop:
+                yield Cover(cover.new + start, cover.old + start, stop - start)
+        begin = last
+    if begin < cover.size:
+        yield Cover(cover.new + begin, cover.old + begin, cover.size - begin)
 
 
 def _framed(covers: Sequence[Cover], size: int) -> Iterator[tuple[int, Cover]]:

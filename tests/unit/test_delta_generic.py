@@ -113,8 +113,16 @@ def frame(instructions: bytes, differences: bytes = b"", fresh: bytes = b"") -> 
     return codes + b"".join(number.to_bytes(4, "little") for number in head) + b"".join(part[1:] for part in packed)
 
 
+def test_ranges_that_stay_as_they_are_need_no_differences() -> None:
+    old = random.Random(1).randbytes(300_000)
+    new = old[:100_000] + b"x" + old[100_001:]
+    assert sum(map(len, frames(old, new))) < 60
+    data = frame(numbers(0, 3, 2 << 2 | 1, 0, 3, 4 << 2 | 3))
+    assert given_back(b"0123456", 6, [data]) == b"234123"
+
+
 def test_a_frame_made_by_hand() -> None:
-    data = frame(numbers(2, 3, 2 << 1, 1, 0), b"\0\1\0", b"abc")
+    data = frame(numbers(2, 3, 2 << 2, 1, 0), b"\0\1\0", b"abc")
     assert given_back(b"0123456", 6, [data]) == b"ab244c"
 
 
@@ -126,8 +134,8 @@ def test_a_frame_made_by_hand() -> None:
         frame(numbers(5, 0), b"", b"abcde"),  # less
         frame(numbers(6, 0, 1), b"", b"abcdef"),  # instructions that are left
         frame(numbers(6, 0), b"", b"abc"),  # bytes that are not there
-        frame(numbers(0, 6, 2 << 1), bytes(6)),  # beyond the old file
-        frame(numbers(0, 6, 1 << 1 | 1), bytes(6)),  # before it
+        frame(numbers(0, 6, 2 << 2), bytes(6)),  # beyond the old file
+        frame(numbers(0, 6, 1 << 2 | 2), bytes(6)),  # before it
         frame(numbers(0, 6, 1 << 70), bytes(6)),
         frame(b"\x80", b"", b""),
         b"\xff\xff\xff" + bytes(12),  # windows too large
