@@ -1,18 +1,19 @@
 """Any file as bytes: what a general tool would send, in frames, so that it is applied in bounded memory.
 
-Way `covers`: three streams run through all frames of a file, each packed by LZMA: instructions, differences, and bytes
-that are new. An instruction is three variable-length integers (7 bits a byte, low first): how many new bytes come, then
-how many old bytes, and from where: the distance to the end of the last of them, ahead of two bits: whether it is
-backwards, and whether the bytes are taken as they are; else each is added to one of the differences. No old bytes, no
-third integer. A frame gives the next FRAME bytes of the file (the last one what is left) and holds
+Way `covers`: three streams run through all frames of a file, each packed by LZMA or bzip2: instructions, differences,
+and bytes that are new. An instruction is three variable-length integers (7 bits a byte, low first): how many new bytes
+come, then how many old bytes, and from where: the distance to the end of the last of them, ahead of two bits: whether
+it is backwards, and whether the bytes are taken as they are; else each is added to one of the differences. No old
+bytes, no third integer. A frame gives the next FRAME bytes of the file (the last one what is left) and holds
 
     u32 bytes of instructions | u32 packed bytes of instructions | u32 of differences | the three, the rest is new bytes
 
-and only the first has, ahead of that, a byte a stream that says how it is packed (`filters`).
+and only the first has, ahead of that, a byte a stream that says how it is packed (`unpacker`).
 
 Way `dictionary`: one zstd frame whose dictionary is the whole old file; both are small.
 """
 
+import bz2
 import lzma
 from collections.abc import Iterator
 
@@ -27,17 +28,24 @@ DICTIONARY_BYTES = 8 << 20  # of an old or new file that the way `dictionary` ta
 MAX_WINDOW = 23  # log2 bytes: what unpacking keeps in memory, a stream
 MIN_WINDOW = 12
 STREAMS = 3
+BZIP2 = 255  # how a stream is packed by bzip2; every other number is one of LZMA's
+
+Unpacker = lzma.LZMADecompressor | bz2.BZ2Decompressor
 _HEAD = 4 * STREAMS
 SHAPES = ((3, 0, 2), (0, 0, 0), (4, 0, 0), (3, 1, 1))  # lc, lp, pb
 
 
 def filters(code: int) -> list[dict[str, int]]:
-    """Of a stream: the low two bits say what its bytes are like, the others the window."""
+    """Of a stream by LZMA: the low two bits say what its bytes are like, the others the window."""
     lc, lp, pb = SHAPES[code & 3]
     window = (code >> 2) + MIN_WINDOW
     if window > MAX_WINDOW:
         raise PatchError(f"a window of {1 << window} bytes")
     return [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << window, "lc": lc, "lp": lp, "pb": pb}]
+
+
+def unpacker(code: int) -> Unpacker:
+    return bz2.BZ2Decompressor() if code == BZIP2 else lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters(code))
 
 
 def from_dictionary(old: bytes, frame: bytes, size: int) -> bytes:
@@ -58,7 +66,7 @@ class _Stream:
     """One packed stream: fed frame by frame, it gives as many bytes as are asked for, and never more."""
 
     def __init__(self, code: int) -> None:
-        self._unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters(code))
+        self._unpacker = unpacker(code)
         self._waiting = b""
 
     def feed(self, packed: bytes) -> None:
@@ -74,8 +82,8 @@ class _Stream:
                 self._waiting = b""
                 parts.append(part)
                 missing -= len(part)
-        except lzma.LZMAError as error:
-            raise PatchError(f"an LZMA stream is damaged: {error}") from error
+        except (lzma.LZMAError, OSError, ValueError) as error:
+            raise PatchError(f"a packed stream is damaged: {error}") from error
         if missing:
             raise PatchError("a frame lacks bytes")
         return b"".join(parts)

@@ -1,5 +1,6 @@
 """Packs any file as bytes, in the forms that `generic` describes and unpacks. Host only."""
 
+import bz2
 import lzma
 from collections.abc import Iterator, Sequence
 
@@ -7,10 +8,11 @@ import numpy as np
 import zstandard
 
 from ota.delta.covers import Bytes, Cover
-from ota.delta.generic import FRAME, MAX_WINDOW, MIN_WINDOW, SHAPES, filters
+from ota.delta.generic import BZIP2, FRAME, MAX_WINDOW, MIN_WINDOW, SHAPES, filters, unpacker
 
 HOPE = 1.6  # times that a quick look may take what is hoped for
-EXACT = 96  # bytes of a range that are the same, for them to be worth an instruction of their own
+EXACT = (64, 1024, 1 << 40)  # bytes of a range that are the same, for them to get an instruction of their own
+EXACTLY = 16 << 20  # bytes of a file up to which all of these are tried
 _CUT = 512  # bytes of packed stream by which frames are cut
 
 
@@ -29,10 +31,11 @@ _Share = tuple[int, int, int]  # bytes that a frame holds of each stream, unpack
 
 def by_covers(old: Bytes, new: Bytes, covers: Sequence[Cover], most: int | None = None) -> list[bytes] | None:
     """The frames; None where a quick look says that they will not come near `most` bytes."""
-    streams, shares = _streams(old, new, covers)
-    if most is not None and _quickly(streams) > HOPE * most:
+    told = [_streams(old, new, covers, least) for least in (EXACT if len(new) <= EXACTLY else EXACT[:1])]
+    if most is not None and min(_quickly(streams) for streams, _ in told) > HOPE * most:
         return None
-    packed = [_packed(stream) for stream in streams]
+    tried = [([_packed(stream) for stream in streams], shares) for streams, shares in told]
+    packed, shares = min(tried, key=lambda found: sum(map(len, found[0])))
     cuts = [_cuts(data, [share[number] for share in shares]) for number, data in enumerate(packed)]
     frames = []
     for place, share in enumerate(shares):
@@ -44,10 +47,10 @@ def by_covers(old: Bytes, new: Bytes, covers: Sequence[Cover], most: int | None 
     return frames
 
 
-def _streams(old: Bytes, new: Bytes, covers: Sequence[Cover]) -> tuple[list[bytes], list[_Share]]:
+def _streams(old: Bytes, new: Bytes, covers: Sequence[Cover], least: int) -> tuple[list[bytes], list[_Share]]:
     instructions, differences, fresh = bytearray(), bytearray(), bytearray()
     shares, end, source, before = [], 0, 0, (0, 0, 0)
-    for start, cover in _framed([part for whole in covers for part in _split(old, new, whole)], len(new)):
+    for start, cover in _framed([part for whole in covers for part in _split(old, new, whole, least)], len(new)):
         instructions += _number(cover.new - end) + _number(cover.size)
         fresh += new[end : cover.new].tobytes()
         if cover.size:
@@ -65,12 +68,12 @@ def _streams(old: Bytes, new: Bytes, covers: Sequence[Cover]) -> tuple[list[byte
     return [bytes(instructions), bytes(differences), bytes(fresh)], shares
 
 
-def _split(old: Bytes, new: Bytes, cover: Cover) -> Iterator[Cover]:
-    """Long ranges that are the same apart from those where something differs."""
+def _split(old: Bytes, new: Bytes, cover: Cover, least: int) -> Iterator[Cover]:
+    """Ranges of more than `least` bytes that are the same apart from those where something differs."""
     same = new[cover.new : cover.new + cover.size] == old[cover.old : cover.old + cover.size]
     differing = np.flatnonzero(~same)
     begin = 0
-    for place in np.flatnonzero(np.diff(differing, prepend=-1, append=cover.size) > EXACT).tolist():
+    for place in np.flatnonzero(np.diff(differing, prepend=-1, append=cover.size) > least).tolist():
         first = int(differing[place - 1]) + 1 if place else 0
         last = int(differing[place]) if place < len(differing) else cover.size
         for start, stop in ((begin, first), (first, last)):
@@ -114,7 +117,7 @@ def _number(value: int) -> bytes:
 def _packed(stream: bytes) -> bytes:
     """The smallest of the shapes, after the byte that says how; shapes are tried on a sample where it is long."""
     window = max(MIN_WINDOW, min(MAX_WINDOW, (max(len(stream), 1) - 1).bit_length()))
-    codes = [(window - MIN_WINDOW) << 2 | shape for shape in range(len(SHAPES))]
+    codes = [BZIP2] + [(window - MIN_WINDOW) << 2 | shape for shape in range(len(SHAPES))]
     sample = stream if len(stream) <= 1 << 20 else stream[len(stream) // 2 :][: 1 << 20]
     best = min(codes, key=lambda code: len(_compressed(sample, code)))
     return bytes([best]) + _compressed(stream, best)
@@ -123,6 +126,8 @@ def _packed(stream: bytes) -> bytes:
 def _compressed(stream: bytes, code: int) -> bytes:
     if not stream:
         return b""
+    if code == BZIP2:
+        return bz2.compress(stream)
     settings = filters(code)[0] | {"preset": 9 | lzma.PRESET_EXTREME}
     return lzma.compress(stream, lzma.FORMAT_RAW, filters=[settings])
 
@@ -130,12 +135,12 @@ def _compressed(stream: bytes, code: int) -> bytes:
 def _cuts(packed: bytes, lengths: Sequence[int]) -> list[int]:
     """Where the frames cut a packed stream, so that each finds all that it unpacks in itself and those before."""
     cuts, fed, given, wanted = [0], 0, 0, 0
-    unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters(packed[0]))
+    stream = unpacker(packed[0])
     for length in lengths:
         wanted += length
         while given < wanted and fed < len(packed) - 1:
             part = packed[1 + fed : 1 + fed + _CUT]
-            given += len(unpacker.decompress(part))
+            given += len(stream.decompress(part))
             fed += len(part)
         cuts.append(fed)
     cuts[-1] = len(packed) - 1
