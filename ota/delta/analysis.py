@@ -17,7 +17,8 @@ Array = NDArray[Any]
 Ints = NDArray[np.int32]
 _MIN_MATRIX = 512  # elements below which rows and ranks are not worth looking at
 _MIN_RANKED = 16  # rows and columns
-_RANKS = 48
+_RANKS = 64
+_SHARES = (0.03, 0.06, 0.09, 0.13, 0.19, 0.26, 0.38, 0.5, 0.7, 1.0)  # of the rank found, that are tried
 _REFITS = 2  # of rows' factors and low rank, in turns
 _SAMPLE = 8  # blocks that a candidate is measured by
 
@@ -173,8 +174,24 @@ class Analysis:
             if start.plan.mode == Mode.FIT and self.old is not None:
                 start = self._fitted(self.old, self.values - found.product() * unit)
         found = lowrank.find((self.values - start.predicted) / unit, most)
-        for rank in sorted({found.rank, found.rank // 2} - {0}, reverse=True):
-            yield self._with_rank(start, lowrank.Components(found.left[:, :rank], found.right[:rank]), unit)
+        if found.rank:
+            yield self._climb(start, found, unit)
+
+    def _climb(self, start: Start, found: lowrank.Components, unit: Array) -> Candidate:
+        """The best of some ranks, going from a quarter of what was found to where it gets no better."""
+        steps = sorted({max(1, round(found.rank * share)) for share in _SHARES})
+        tried: dict[int, Candidate] = {}
+
+        def bits(place: int) -> float:
+            if place not in tried:
+                tried[place] = self._with_rank(start, found.head(steps[place]), unit)
+            return tried[place].bits
+
+        place = len(steps) // 2
+        for way in (1, -1):
+            while 0 <= place + way < len(steps) and bits(place + way) < bits(place):
+                place += way
+        return tried[place]
 
     def _with_rank(self, start: Start, found: lowrank.Components, unit: Array) -> Candidate:
         """Classes anew, from what the low rank leaves; the low rank as coarse as that allows."""
@@ -216,7 +233,7 @@ class Analysis:
         if fresh:
             return residual * residual, np.zeros((1, 1))
         if not form.mantissa:
-            return residual * residual, np.full((1, 1), 1 / 6)
+            return residual * residual, np.zeros((1, 1))
         width = np.exp2(np.maximum(np.frexp(self.values)[1] - 1, form.emin) - form.mantissa)
         return residual * residual, width * width / 6
 

@@ -26,9 +26,6 @@ class Factors:
     shifts: NDArray[np.int32]
     exponent: int
 
-    def head(self, rank: int) -> "Factors":
-        return Factors(self.left[:, :rank], self.right[:rank], self.shifts[:rank], self.exponent)
-
 
 def shifted(right: NDArray[np.int32], shifts: NDArray[np.int32]) -> NDArray[np.float64]:
     """V as the decoder multiplies with it."""
@@ -50,6 +47,9 @@ class Components:
     @property
     def rank(self) -> int:
         return int(self.left.shape[1])
+
+    def head(self, rank: int) -> "Components":
+        return Components(self.left[:, :rank], self.right[:rank])
 
     def product(self) -> Array:
         return self.left @ self.right
