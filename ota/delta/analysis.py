@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ota.delta import lowrank, predictors, tokens
 from ota.delta.integers import FORMS, load, ordered, values
-from ota.delta.predictors import KINDS, Inputs, Known, Mode, Plan, typical
+from ota.delta.plans import KINDS, MAX_COLUMNS, Blocks, Mode, Plan
+from ota.delta.predictors import Inputs, Known, typical
 from ota.delta.streams import Noted
 from ota.delta.tensors import Tensor
 
@@ -87,7 +88,7 @@ def run(plan: Plan, known: Known, inputs: Inputs, chosen: Sequence[int] | None =
     """What is to be coded: what comes before the blocks with the first of them, and all blocks or the chosen ones."""
     noted = Noted()
     shared = predictors.columns(plan, noted, known)
-    walk = predictors.Blocks(plan)
+    walk = Blocks(plan)
     for number in range(len(walk)) if chosen is None else chosen:
         predictors.block(plan, walk[number], shared, inputs, noted, known)
         yield noted
@@ -163,7 +164,7 @@ class Analysis:
 
     def _ranked(self, start: Start, plain: Candidate) -> Iterator[Candidate]:
         """With a change of low rank, where the tensor is large enough."""
-        most = min(_RANKS, self.rows // 4, self.columns // 4, predictors.MAX_COLUMNS // self.columns)
+        most = min(_RANKS, self.rows // 4, self.columns // 4, MAX_COLUMNS // self.columns)
         if min(self.rows, self.columns) < _MIN_RANKED or most < 1 or plain.bits < 0.02 * self.values.size:
             return
         unit = self._unit(start.plan, plain.known.rows)
@@ -191,6 +192,7 @@ class Analysis:
         for way in (1, -1):
             while 0 <= place + way < len(steps) and bits(place + way) < bits(place):
                 place += way
+        bits(place)
         return tried[place]
 
     def _with_rank(self, start: Start, found: lowrank.Components, unit: Array) -> Candidate:
@@ -200,12 +202,14 @@ class Analysis:
         if start.plan.mode == Mode.SCALE:
             rest = np.sqrt(np.mean((residual / unit) ** 2))
             factors = lowrank.quantise(found.left, found.right, float(rest))
+            factors = lowrank.settle(factors, (self.values - start.predicted) / unit)
             plan = replace(start.plan, rank=found.rank, exponent=factors.exponent)
             return self._spread(plan, self._known(start.fits, factors), squares)
         plan, deviations = self._by_rows(start.plan, squares)
         now = self._unit(plan, deviations)
         rest = np.sqrt(np.median(((residual / now) ** 2).mean(axis=1)))
         factors = lowrank.quantise(found.left * unit / now, found.right, float(rest))
+        factors = lowrank.settle(factors, (self.values - start.predicted) / now)
         plan = replace(plan, rank=found.rank, exponent=factors.exponent)
         known = replace(self._known(start.fits, factors), rows=deviations)
         kept = self._candidate(plan, known)
@@ -256,7 +260,7 @@ class Analysis:
         return replace(plan, center=center, row_spread=spread), deviations
 
     def _by_columns(self, plan: Plan, known: Known, squares: tuple[Array, Array]) -> Candidate:
-        if self.columns > predictors.MAX_COLUMNS or self.rows < 8 or known.rows is None:
+        if self.columns > MAX_COLUMNS or self.rows < 8 or known.rows is None:
             return Candidate(plan, known, np.inf)
         unit = np.exp2(-(known.rows + plan.center).astype(np.float64))[:, None]
         scaled = (squares[0] * unit, np.broadcast_to(squares[1], squares[0].shape) * unit)
@@ -266,7 +270,7 @@ class Analysis:
 
     def _candidate(self, plan: Plan, known: Known) -> Candidate:
         """Measured on some of the blocks, the first among them."""
-        count = len(predictors.Blocks(plan))
+        count = len(Blocks(plan))
         chosen = sorted(set(np.linspace(0, count - 1, _SAMPLE, dtype=int).tolist()))
         whole = Noted()
         for noted in run(plan, known, self.inputs, chosen):

@@ -10,10 +10,10 @@ import cbor2
 import numpy as np
 import zstandard
 
-from ota.delta import payload, predictors, rans
+from ota.delta import payload, plans, predictors, rans
 from ota.delta.errors import MismatchError, PatchError
-from ota.delta.integers import store
-from ota.delta.predictors import Blocks, Columns, Inputs, Plan
+from ota.delta.plans import Blocks, Plan
+from ota.delta.predictors import Columns, Inputs
 from ota.delta.segments import MAX_PARTS, MAX_SEGMENT, Operation, Part, Segment
 from ota.delta.streams import Maps, Reading
 from ota.delta.tensors import MAX_BYTES, Source
@@ -108,7 +108,7 @@ class Decoder:
             tensor = None
             if rest:
                 offset, params, block, *shared = rest
-                plan = predictors.parse(tuple(params))
+                plan = plans.parse(tuple(params))
                 tensor = _Tensor(int(offset), plan, _unpacked(plan, *shared), int(block))
         except (ValueError, TypeError, OverflowError, cbor2.CBORDecodeError, zstandard.ZstdError) as error:
             raise MismatchError("a decoder's state that cannot be read", "start the patch again") from error
@@ -125,7 +125,7 @@ def _packed(shared: Columns) -> list[bytes]:
 
 
 def _unpacked(plan: Plan, *parts: bytes) -> Columns:
-    most = 8 * predictors.MAX_COLUMNS
+    most = 8 * plans.MAX_COLUMNS
     classes, right, left = (zstandard.ZstdDecompressor().decompress(part, max_output_size=most) for part in parts)
     return Columns(
         np.frombuffer(classes, "<i4").reshape(plan.columns) if plan.column_spread >= 0 else None,
@@ -186,8 +186,7 @@ class _Run:
         inputs = Inputs(self._decoder._old, self._overlay, tensor.offset)
         found, size = [], 0
         while size < part.size and tensor.block < len(walk):
-            numbers = predictors.block(tensor.plan, walk[tensor.block], tensor.shared, inputs, self._coder, None)
-            found.append(store(tensor.plan.form, numbers.reshape(-1)))
+            found.append(predictors.block(tensor.plan, walk[tensor.block], tensor.shared, inputs, self._coder, None))
             size += len(found[-1])
             tensor.block += 1
         self._decoder._tensor = tensor if tensor.block < len(walk) else None
@@ -196,7 +195,7 @@ class _Run:
     def _begin(self, part: Part) -> _Tensor:
         if self._decoder._tensor is not None:
             raise PatchError("a tensor begins within another")
-        plan = predictors.parse(part.params)
+        plan = plans.parse(part.params)
         return _Tensor(part.offset, plan, predictors.columns(plan, self._coder, None))
 
     def finish(self) -> None:

@@ -17,7 +17,8 @@ from ota.delta import payload, rans, tables, tokens
 from ota.delta.analysis import Analysis, Hinted, run, shape_of
 from ota.delta.decoding import MAX_DICTIONARY
 from ota.delta.integers import FORMS, load, values
-from ota.delta.predictors import SCALES, ZEROS, Blocks, Inputs
+from ota.delta.plans import SCALES, ZEROS, Blocks
+from ota.delta.predictors import Inputs
 from ota.delta.segments import MAX_PARTS, MAX_SEGMENT, Operation, Pair, Part, Segment
 from ota.delta.streams import Noted
 from ota.delta.tensors import Source, Tensor

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from ota.delta import rans, tokens
 from ota.delta.errors import PatchError
-from ota.delta.integers import FORMS, Cells, Ordered
+from ota.delta.integers import FORMS, Ordered, store
 from ota.delta.tables import Book
 from ota.delta.tensors import Kind
+from ota.delta.terms import Terms, left_over, place
 
 Array = NDArray[Any]
 ESCAPE = 0  # the token of a fresh float that is out of the tokens' range
@@ -65,18 +66,19 @@ class Noted:
         self._note(tokens.META, tokens.contexts(classes, None), given)
         return given
 
-    def residuals(self, family: int, classes: NDArray[np.uint8], found: Cells | None, given: Ordered | None) -> Ordered:
+    def predicted(self, terms: Terms, given: Ordered | None) -> bytes:
         assert given is not None
-        assert found is not None
-        self._note(family, tokens.contexts(classes, found.fraction), given)
-        return given
+        places = place(terms)
+        contexts = tokens.contexts(places.classes, places.cells.fraction)
+        self._note(tokens.family(terms.kind), contexts, left_over(terms, given, places.cells))
+        return store(terms.kind, given)
 
-    def fresh(self, kind: Kind, classes: NDArray[np.uint8], given: Array | None) -> Ordered:
+    def fresh(self, kind: Kind, classes: NDArray[np.uint8], given: Array | None) -> bytes:
         assert given is not None
         symbols, raw, widths = fresh_split(kind, given)
         self._keep(tokens.FRESH, tokens.contexts(classes, None), symbols)
         self.raw.append((raw, widths))
-        return fresh_join(kind, symbols, raw)
+        return given.tobytes()
 
     def _note(self, family: int, contexts: NDArray[np.uint16], given: Ordered) -> None:
         symbols, raw = tokens.split(given)
@@ -117,14 +119,15 @@ class Reading:
     def numbers(self, classes: NDArray[np.uint8], given: Ordered | None) -> Ordered:
         return tokens.join(self._symbols(self._maps.by_class[tokens.META].take(classes)), self._raw)
 
-    def residuals(self, family: int, classes: NDArray[np.uint8], found: Cells | None, given: Ordered | None) -> Ordered:
-        assert found is not None
-        place = (classes.astype(np.uint16) << np.uint16(8)) | found.fraction
-        return tokens.join(self._symbols(self._maps.by_cell[family].take(place)), self._raw)
+    def predicted(self, terms: Terms, given: Ordered | None) -> bytes:
+        places = place(terms)
+        which = (places.classes.astype(np.uint16) << np.uint16(8)) | places.cells.fraction
+        residuals = tokens.join(self._symbols(self._maps.by_cell[tokens.family(terms.kind)].take(which)), self._raw)
+        return store(terms.kind, places.cells.ordered + residuals * places.cells.toward)
 
-    def fresh(self, kind: Kind, classes: NDArray[np.uint8], given: Array | None) -> Ordered:
+    def fresh(self, kind: Kind, classes: NDArray[np.uint8], given: Array | None) -> bytes:
         symbols = self._symbols(self._maps.by_class[tokens.FRESH].take(classes))
-        return fresh_join(kind, symbols, self._raw.take(fresh_widths(kind, symbols)))
+        return store(kind, fresh_join(kind, symbols, self._raw.take(fresh_widths(kind, symbols))))
 
     def _symbols(self, chosen: NDArray[np.uint8]) -> NDArray[np.uint8]:
         tables = self._maps.book.tables

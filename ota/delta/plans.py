@@ -1,0 +1,162 @@
+"""The few numbers that say how a tensor is predicted, bounded, and the blocks in which it is coded."""
+
+from dataclasses import astuple, dataclass, fields
+from enum import IntEnum
+
+from ota.delta import lowrank, tokens
+from ota.delta.errors import PatchError
+from ota.delta.integers import FORMS
+from ota.delta.tensors import MAX_BYTES, Kind
+
+CHUNK = 1 << 16  # elements
+MAX_COLUMNS = 1 << 20  # that may have classes of their own, and times rank
+KINDS = tuple(FORMS)
+SCALES = (Kind.F16, Kind.F32, Kind.BF16)
+ZEROS = (Kind.I8, Kind.U8, Kind.I4, Kind.U4, Kind.F16, Kind.F32, Kind.BF16)
+
+
+class Mode(IntEnum):
+    NONE = 0  # no old tensor: integers against zero, floats by their own exponents
+    COPY = 1
+    SCALE = 2  # by the ratio of the scales
+    FIT = 3  # by a factor for each row
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Offsets are told less the offset of the tensor itself. Classes are in half octaves.
+
+    `center` of the residual; `row_spread` and `column_spread` the classes of the deviations from it, -1 where there are
+    none; factors are 1 + k / 2^fit_shift with k of class `fit_spread`; `groups` scales a row (0: one for the tensor).
+    """
+
+    kind: int
+    mode: int
+    rows: int
+    columns: int
+    old: int = 0
+    center: int = 0
+    row_spread: int = -1
+    column_spread: int = -1
+    rank: int = 0
+    exponent: int = 0
+    fit_shift: int = 0
+    fit_spread: int = 0
+    groups: int = 0
+    scale_kind: int = 0
+    old_scale: int = 0
+    new_scale: int = 0
+    zero_kind: int = -1
+    old_zero: int = 0
+    new_zero: int = 0
+
+    def params(self) -> tuple[int, ...]:
+        """Trailing defaults are left away."""
+        found = list(astuple(self))
+        while len(found) > 4 and found[-1] == fields(self)[len(found) - 1].default:
+            found.pop()
+        return tuple(found)
+
+    @property
+    def count(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def form(self) -> Kind:
+        return KINDS[self.kind]
+
+    @property
+    def size(self) -> int:
+        return self.count * FORMS[self.form].width // 8
+
+    @property
+    def is_fresh(self) -> bool:
+        return self.mode == Mode.NONE and FORMS[self.form].mantissa > 0
+
+
+def parse(params: tuple[int, ...]) -> Plan:
+    """PatchError for a plan that is out of bounds."""
+    if not 4 <= len(params) <= len(fields(Plan)):
+        raise PatchError("a plan of a wrong length")
+    plan = Plan(*params)
+    bounds: list[tuple[int, int, int]] = [
+        (plan.kind, 0, len(KINDS) - 1),
+        (plan.mode, 0, 3),
+        (plan.rows, 1, MAX_BYTES),
+        (plan.columns, 1, MAX_BYTES),
+        (plan.old, -MAX_BYTES, MAX_BYTES),
+        (plan.center, -4096, 4096),
+        (plan.row_spread, -1, tokens.CLASSES - 1),
+        (plan.column_spread, -1, tokens.CLASSES - 1),
+        (plan.rank, 0, lowrank.MAX_RANK),
+        (plan.exponent, -300, 300),
+        (plan.fit_shift, 0, 30),
+        (plan.fit_spread, 0, tokens.CLASSES - 1),
+        (plan.groups, 0, plan.columns),
+        (plan.scale_kind, 0, len(SCALES) - 1),
+        (plan.zero_kind, -1, len(ZEROS) - 1),
+    ]
+    bounds += [(offset, -MAX_BYTES, MAX_BYTES) for offset in (plan.old_scale, plan.new_scale)]
+    bounds += [(offset, -MAX_BYTES, MAX_BYTES) for offset in (plan.old_zero, plan.new_zero)]
+    if any(not low <= number <= high for number, low, high in bounds) or plan.count > MAX_BYTES:
+        raise PatchError("a plan out of bounds")
+    _check_shape(plan)
+    return plan
+
+
+def _check_shape(plan: Plan) -> None:
+    wide = plan.column_spread >= 0 or plan.rank > 0
+    if wide and plan.columns * max(plan.rank, 1) > MAX_COLUMNS:
+        raise PatchError("a plan with too many columns")
+    if FORMS[plan.form].width == 4 and (plan.columns % 2 or (plan.columns > CHUNK and CHUNK % 2)):
+        raise PatchError("a plan that splits a byte")
+    if plan.groups and plan.columns % plan.groups:
+        raise PatchError("a plan whose groups do not fit")
+    if plan.mode == Mode.SCALE and (FORMS[plan.form].mantissa or (plan.groups > 1 and plan.columns > CHUNK)):
+        raise PatchError("scales where there can be none")
+    if plan.is_fresh and plan.rank:
+        raise PatchError("low rank without an old tensor")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows and columns that are coded at once."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+    @property
+    def count(self) -> int:
+        return self.rows * self.columns
+
+
+class Blocks:
+    """The blocks of a tensor, in the order of its bytes: whole rows, or pieces of one where rows are long."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._pieces = -(-plan.columns // CHUNK)
+        self._height = max(1, CHUNK // plan.columns)
+
+    def __len__(self) -> int:
+        return self._pieces * self._plan.rows if self._pieces > 1 else -(-self._plan.rows // self._height)
+
+    def __getitem__(self, number: int) -> Block:
+        plan = self._plan
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        if self._pieces > 1:
+            row, piece = divmod(number, self._pieces)
+            return Block(row, 1, piece * CHUNK, min(CHUNK, plan.columns - piece * CHUNK))
+        row = number * self._height
+        return Block(row, min(self._height, plan.rows - row), 0, plan.columns)
+
+    def start(self, number: int) -> int:
+        """Bytes of the tensor before block `number`."""
+        block = self[number]
+        return (block.row * self._plan.columns + block.column) * FORMS[self._plan.form].width // 8
+
+    def size(self, number: int) -> int:
+        return self[number].count * FORMS[self._plan.form].width // 8
