@@ -43,6 +43,7 @@ REQUIRED = (
     "pyserial>=3.5",
     "rich>=14",
     "sqlite-utils>=4.2",
+    "tuf>=7.0.1",
     "uvloop>=0.22",
     "zstandard>=0.25",
 )

@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from appliance.errors import MillwrightError, RefusedError, VaultError
+from appliance.runtime.patience import result_within
 from appliance.runtime.service import Clock
 from appliance.vault.certificates import enrolment, identity
 from appliance.vault.certificates.enrolment import MAX_BYTES, Challenge, Issued, Nonce
@@ -195,16 +196,19 @@ class Renewal:
 
 async def _call(where: Place, method: str, what: str, body: bytes, check: Callable[[bytes], None]) -> bytes:
     """`check` is given the server's certificate, DER, before anything is sent."""
+
+    async def called() -> bytes:
+        reader, writer = await asyncio.open_connection(
+            where.host, where.port, ssl=_context(), server_hostname=where.host, limit=MAX_BYTES
+        )
+        try:
+            check(writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b"")
+            return await _exchange(reader, writer, where, method, what, body)
+        finally:
+            writer.transport.abort()  # one call a connection; nothing is left to say
+
     try:
-        async with asyncio.timeout(ANSWER_S):
-            reader, writer = await asyncio.open_connection(
-                where.host, where.port, ssl=_context(), server_hostname=where.host, limit=MAX_BYTES
-            )
-            try:
-                check(writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b"")
-                return await _exchange(reader, writer, where, method, what, body)
-            finally:
-                writer.transport.abort()  # one call a connection; nothing is left to say
+        return await result_within(ANSWER_S, called())
     except TimeoutError:
         raise VaultError(f"the authority at {where.url} does not answer", _LATER) from None
     except (OSError, h11.ProtocolError) as error:
