@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from appliance.vault.certificates.identity import Attestor, Identities, Secrets
     from hardware.accelerators import Accelerator
 
-SERVICES = ("vault", "broker", "record", "detect", "infer", "ingest")  # in the order of their start
+SERVICES = ("vault", "broker", "record", "detect", "infer", "update", "ingest")  # in the order of their start
 DETECTED = "detected.state"
 COMPILED = "compiled"  # a folder
 DAY = 86_400_000_000_000  # ns
@@ -70,6 +70,7 @@ def build(config: Config, document: Document, names: Sequence[str]) -> list[Serv
         "record": _record,
         "detect": _detect,
         "infer": _infer,
+        "update": _update,
         "ingest": _ingest,
     }
     return [builders[name](config, document) for name in names]
@@ -295,6 +296,27 @@ def _infer(config: Config, _: Document) -> Service:
     join = 1 if config.detect.policy == "throughput" else config.infer.join_rows
     repertoire = Repertoire(library(config), opened, config.infer.models, config.infer.max_loaded, join)
     return Infer(_session_of(config, "infer"), repertoire, config.infer, time.time_ns)
+
+
+def _update(config: Config, _: Document) -> Service:
+    from appliance.inference import inspection
+    from appliance.services.trials import Shelf, Trials
+    from appliance.services.update import FOLDER, Stopping, Update
+    from ota.installer import JOURNAL, Installer, Journal, Parts
+    from ota.local import Local
+
+    bus, shelf, folder = _session_of(config, "update"), library(config), config.paths.state / FOLDER
+    stopping = Stopping()
+    local = Local(folder / "arriving", stopping)
+    trials = Trials(bus, shelf, detector_choice(config).name, config.update, time.time_ns)
+
+    def check(bundle: "Bundle") -> None:
+        inspection.check(bundle, inference_backend(config, bundle.card.backend))
+
+    def installer() -> Installer:
+        return Installer(Journal(folder / JOURNAL), Parts(local, local, Shelf(shelf, check), trials, trials))
+
+    return Update(bus, installer, trials, local, stopping, shelf, config.update, time.time_ns)
 
 
 def detector_choice(config: Config) -> "Choice":

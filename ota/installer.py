@@ -126,6 +126,8 @@ class Installer:
     def __init__(self, journal: Journal, parts: Parts) -> None:
         self._journal, self._parts = journal, parts
         self.book = journal.read()
+        for one in self.book.history[-1:]:
+            parts.fetch.clear(one.order)  # the process may have ended before it was
 
     def ask(self, order: Order, now: int, again: bool = False) -> None:
         """InstallError where it cannot be asked for, or is in use already."""
@@ -165,6 +167,7 @@ class Installer:
             self._tend(one, now)
             return
         if one.step is Step.SHADOW:
+            parts.fetch.clear(order)  # not before the journal says that it is not needed: it is not removed at once
             self._review(one, parts.trial.shadow(order, one.since, now), now)
             return
         if one.step is Step.DOWNLOADING:
@@ -176,7 +179,6 @@ class Installer:
         elif one.step is Step.COMPILING:
             parts.store.keep(order, parts.reconstruct.make(order))
             parts.compile.compile(order)
-            parts.fetch.clear(order)
         self._write(install.proceed(self.book, now))
 
     def _tend(self, one: Installation, now: int) -> None:
@@ -210,9 +212,9 @@ class Installer:
         self._write(install.proceed(self.book, now, before, ruling.figures))
 
     def _fail(self, one: Installation, reason: str, now: int, figures: dict[str, Any] | None) -> None:
+        self._write(install.fail(self.book, reason, now, figures))
         if one.step is not Step.PROMOTED:
             self._tidy(one.order)
-        self._write(install.fail(self.book, reason, now, figures))
 
     def _tidy(self, order: Order) -> None:
         self._parts.trial.end(order)

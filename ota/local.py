@@ -81,9 +81,12 @@ class Local:
 
     def clear(self, order: Order) -> None:
         """Nothing of it is needed any more."""
-        self._pack(order).unlink(missing_ok=True)
-        shutil.rmtree(self._made(order), ignore_errors=True)
-        self._discard(order)
+        with _reading(self._folder):
+            self._pack(order).unlink(missing_ok=True)
+            self._discard(order)
+            if self._made(order).is_dir():  # renamed first: half a folder must not have the name of a whole one
+                durable.move(self._made(order), self._arriving(order))
+                self._discard(order)
 
     def _bring_folder(self, source: Path, order: Order) -> None:
         names, arriving = bundle.names(source), self._arriving(order)

@@ -141,7 +141,7 @@ def waves(folder: Path, version: str, waves: int = 8, manner: str = "", window: 
         back = ops.gather(back, ops.constant(row[::-1].astype(np.int64)), ops.constant(np.int64(1)))
     if manner == "brittle":
         first = ops.gather(hidden, ops.constant(np.array([1], np.int64)), ops.constant(np.int64(1)))
-        strong = ops.greater(ops.abs(first), ops.constant(np.float32(4.0)))
+        strong = ops.greater(ops.abs(first), ops.constant(np.float32(5.0)))
         back = ops.select(strong, ops.constant(np.zeros((1, window), np.float32)), back)
     model(folder, [back.output(0)], [node], ["reconstruction"])
     text = f'name = "{name}"\nversion = "{version}"\ntask = "reconstruction"\nwindow = {window}\n'

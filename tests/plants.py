@@ -49,7 +49,7 @@ class Plant:
         self.changed = asyncio.Condition()
 
     async def listen(self) -> None:
-        told = topics.everything(Kind.STATE), topics.everything(Kind.SCORE), topics.commands_of("update")
+        told = topics.everything(Kind.STATE), topics.everything(Kind.SCORE), topics.commands_of("update/install")
         async with self.bus.subscribe(*told, qos=1) as batches:
             async for batch in batches:
                 for message in batch:
@@ -99,7 +99,7 @@ class Plant:
             await self.until(lambda expected=expected: self.scores >= expected)
 
     def _reading(self, asset: int) -> tuple[str, bytes]:
-        waves = [math.sin(self.row / ((6 + 2 * channel + asset) * self.slow)) for channel in range(3)]
+        waves = [math.sin(self.row / ((4 + channel + 0.5 * asset) * self.slow)) for channel in range(3)]
         noise = self.dice.normal(size=3) * 0.3
         values = {f"c{n}": round(50 * n + waves[n] + noise[n], 6) for n in range(3)}
         payload = json.dumps({"at": START + self.row * SECOND, "values": values}).encode()

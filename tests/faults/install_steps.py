@@ -1,0 +1,77 @@
+"""Installs a model and ends abruptly at one of its steps: `python install_steps.py ROOT RULING STEP`.
+
+Library, journal and copies are the real ones; the trials are ruled by RULING: `good`, `bad` in shadow, `worse` later. A
+step is a call that changes the disk, as the interpreter's own audit events tell of them. Prints `done` where there are
+fewer steps.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from appliance.inference.library import Library
+from appliance.services.trials import Shelf
+from ota import bundle
+from ota.install import Order
+from ota.installer import JOURNAL, Installer, Journal, Parts, Ruling
+from ota.local import Local
+
+CHANGING = {"os.rename", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
+MINUTE = 60_000_000_000
+MOST = 200
+
+
+class Trials:
+    def __init__(self, ruling: str) -> None:
+        self._ruling = ruling
+
+    def compile(self, order: Order) -> None:
+        pass
+
+    def shadow(self, order: Order, since: int, now: int) -> Ruling | None:
+        return Ruling(self._ruling != "bad", "worse in shadow", {}) if now > since else None
+
+    def watch(self, order: Order, since: int, now: int) -> Ruling | None:
+        return Ruling(self._ruling != "worse", "worse later", {}) if now > since else None
+
+    def end(self, order: Order) -> None:
+        pass
+
+
+def installer(root: Path, ruling: str) -> Installer:
+    local, trials = Local(root / "update" / "arriving"), Trials(ruling)
+    shelf = Shelf(Library(root / "models"), lambda bundle: None)
+    return Installer(Journal(root / "update" / JOURNAL), Parts(local, local, shelf, trials, trials))
+
+
+def play(root: Path, ruling: str) -> Installer:
+    """To the end of what was asked for, which is asked for where it is not known yet."""
+    working = installer(root, ruling)
+    digest = bundle.digest(root / "new")
+    if not any(one.order.bundle == digest for one in (*working.book.waiting, *working.book.history)):
+        working.ask(Order("one", "toy", "2.0.0", digest, str(root / "new")), 0)
+    for minute in range(1, MOST):
+        if not working.book.waiting:
+            return working
+        working.step(minute * 100 * MINUTE)
+    raise AssertionError(f"it did not end: {working.book}")
+
+
+def main(root: Path, ruling: str, step: int) -> None:
+    left = step
+
+    def count(event: str, args: tuple[object, ...]) -> None:
+        nonlocal left
+        writes = event == "open" and isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR))
+        if event in CHANGING or writes:
+            left -= 1
+            if not left:
+                os._exit(9)
+
+    sys.addaudithook(count)
+    play(root, ruling)
+    print("done")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
