@@ -160,6 +160,7 @@ def test_the_demo_shows_its_fault_and_nothing_else(home: Path, repository: Path)
 
 def check_services(services: dict[str, Any]) -> None:
     """Their last words."""
+    assert not services.pop("update")["online"]  # nothing was asked of it
     assert set(services) == {"record", "detect", "ingest"}
     for name, service in services.items():
         assert not service["online"]
