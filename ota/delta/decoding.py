@@ -12,6 +12,7 @@ import zstandard
 
 from ota.delta import payload, plans, predictors, rans
 from ota.delta.errors import MismatchError, PatchError
+from ota.delta.kernel import available
 from ota.delta.plans import Blocks, Plan
 from ota.delta.predictors import Columns, Inputs
 from ota.delta.segments import MAX_PARTS, MAX_SEGMENT, Operation, Part, Segment
@@ -58,11 +59,13 @@ class _Overlay:
 class Decoder:
     """Gives the new bytes back, segment by segment; DeltaError for whatever is not as it should be.
 
-    `new` reads what was decoded and written before. After an error the decoder is of no more use.
+    `new` reads what was decoded and written before. After an error the decoder is of no more use. With a kernel it is
+    fast; without one, or as the `reference`, numpy gives the same.
     """
 
-    def __init__(self, old: Source, new: Source, tables: bytes) -> None:
+    def __init__(self, old: Source, new: Source, tables: bytes, reference: bool = False) -> None:
         self._old, self._new = old, new
+        self._kernel = None if reference else available()
         lanes, book = payload.read_tables(tables)
         self._maps = Maps(book)
         self._states = rans.start(lanes)
@@ -139,7 +142,7 @@ class _Run:
 
     def __init__(self, decoder: Decoder, content: payload.Payload) -> None:
         self._decoder = decoder
-        self._coder = Reading(decoder._maps, decoder._states, content.words, content.raw)
+        self._coder = Reading(decoder._maps, decoder._states, content.words, content.raw, decoder._kernel)
         self._blobs, self._place = content.blobs, 0
         self._overlay = _Overlay(decoder._new)
 

@@ -168,6 +168,14 @@ def _stretches(segments: list[list[_Piece]]) -> Iterator[list[list[_Piece]]]:
 def encode(old: Source, new: Source, pairs: Sequence[Pair]) -> Encoded:
     """Finds the smallest operation for every pair. Memory: some copies of one tensor; disk: about the new file."""
     spool = _Spool()
+    try:
+        return _encode(old, new, pairs, spool)
+    except BaseException:
+        spool.close()
+        raise
+
+
+def _encode(old: Source, new: Source, pairs: Sequence[Pair], spool: _Spool) -> Encoded:
     copies: list[Part] = []
     pieces: list[_Piece] = []
     for pair in _scales_first(pairs):

@@ -1,6 +1,6 @@
 """The two coders that `predictors` speaks to: one that notes what is to be coded, one that reads it back."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ota.delta import rans, tokens
 from ota.delta.errors import PatchError
 from ota.delta.integers import FORMS, Ordered, store
+from ota.delta.kernel import Kernel
 from ota.delta.tables import Book
 from ota.delta.tensors import Kind
 from ota.delta.terms import Terms, left_over, place
@@ -91,12 +92,6 @@ class Noted:
         self.calls.append((contexts + np.uint16(family * tokens.CONTEXTS), symbols))
 
 
-class Symbols(Protocol):
-    """Where a reader gets its symbols: tables of each in, symbols out."""
-
-    def __call__(self, chosen: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
-
-
 class Maps:
     """For every family the table of a context, directly by class and fraction."""
 
@@ -110,19 +105,27 @@ class Maps:
 class Reading:
     """The decoder's coder over one segment's words and raw bits; `states` go on from segment to segment."""
 
-    def __init__(self, maps: Maps, states: rans.States, words: rans.Words, raw: bytes) -> None:
+    def __init__(
+        self, maps: Maps, states: rans.States, words: rans.Words, raw: bytes, kernel: Kernel | None = None
+    ) -> None:
         self._maps, self._states, self._words = maps, states, words
         self._raw = tokens.Bits(raw)
-        self._size = 8 * len(raw)
+        self._kernel = kernel
+        self._decode = kernel.decode if kernel else rans.decode
         self._position = 0
 
     def numbers(self, classes: NDArray[np.uint8], given: Ordered | None) -> Ordered:
         return tokens.join(self._symbols(self._maps.by_class[tokens.META].take(classes)), self._raw)
 
     def predicted(self, terms: Terms, given: Ordered | None) -> bytes:
+        tables = self._maps.by_cell[tokens.family(terms.kind)]
+        if self._kernel is not None:
+            numbers, toward, chosen = self._kernel.place(terms, tables)
+            self._kernel.join(self._symbols(chosen), self._raw, numbers, toward)
+            return self._kernel.store(terms.kind, numbers)
         places = place(terms)
         which = (places.classes.astype(np.uint16) << np.uint16(8)) | places.cells.fraction
-        residuals = tokens.join(self._symbols(self._maps.by_cell[tokens.family(terms.kind)].take(which)), self._raw)
+        residuals = tokens.join(self._symbols(tables.take(which)), self._raw)
         return store(terms.kind, places.cells.ordered + residuals * places.cells.toward)
 
     def fresh(self, kind: Kind, classes: NDArray[np.uint8], given: Array | None) -> bytes:
@@ -133,10 +136,10 @@ class Reading:
         tables = self._maps.book.tables
         if not len(tables):
             raise PatchError("symbols without a context table")
-        symbols, self._position = rans.decode(tables, self._states, self._words, self._position, chosen)
+        symbols, self._position = self._decode(tables, self._states, self._words, self._position, chosen)
         return symbols
 
     def finish(self) -> None:
         """PatchError unless everything was used."""
-        if self._position != len(self._words) or self._size - self._raw.position >= 8:
+        if self._position != len(self._words) or self._raw.limit - self._raw.position >= 8:
             raise PatchError("a segment holds more than its parts need")

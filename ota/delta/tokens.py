@@ -43,9 +43,8 @@ def _layout() -> tuple[Array, Array, Array]:
     return base, sign, np.where(tokens > 0, np.array(widths)[place], 0).astype(np.uint8)
 
 
-_BASE, _SIGN, _WIDTH = (np.concatenate([part, np.zeros(256 - TOKENS, part.dtype)]) for part in _layout())
-SMALL = (_BASE * _SIGN).astype(np.int32)  # what a token is where no raw bits follow
-WIDTHS: NDArray[np.uint8] = _WIDTH
+BASE, SIGN, WIDTHS = (np.concatenate([part, np.zeros(256 - TOKENS, part.dtype)]) for part in _layout())
+_BARE = (BASE * SIGN).astype(np.int32)  # what a token is where no raw bits follow
 
 
 def split(residuals: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
@@ -60,12 +59,12 @@ def split(residuals: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.u
 
 def join(tokens: NDArray[np.uint8], raw: "Bits") -> NDArray[np.int32]:
     """Residuals from tokens, taking from `raw` what belongs below them."""
-    residuals: NDArray[np.int32] = SMALL.take(tokens)
+    residuals: NDArray[np.int32] = _BARE.take(tokens)
     wide = np.flatnonzero(tokens > _LAST_BARE)
     if len(wide):
         tail = tokens[wide]
         below = raw.take(WIDTHS.take(tail)).view(np.int32)
-        residuals[wide] = (_BASE.take(tail) + below) * _SIGN.take(tail)
+        residuals[wide] = (BASE.take(tail) + below) * SIGN.take(tail)
     return residuals
 
 
@@ -76,8 +75,8 @@ class Bits:
     """Raw bits of a segment, taken in order, each number's lowest bit first."""
 
     def __init__(self, data: bytes) -> None:
-        self._words = np.frombuffer(data + bytes(16 - len(data) % 4), "<u4").astype(np.uint64)
-        self._limit = 8 * len(data)
+        self.data = np.frombuffer(data + bytes(16 - len(data) % 4), np.uint8)
+        self.limit = 8 * len(data)
         self.position = 0
 
     def take(self, widths: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -85,11 +84,12 @@ class Bits:
         ends = np.cumsum(widths, dtype=np.int64) + self.position
         if len(ends) == 0:
             return np.zeros(0, np.uint32)
-        if int(ends[-1]) > self._limit:
+        if int(ends[-1]) > self.limit:
             raise PatchError("a segment's raw bits end too early")
         starts = ends - widths
+        words = self.data.view("<u4")
         word, shift = starts >> 5, (starts & 31).astype(np.uint64)
-        found = (self._words[word] | self._words[word + 1] << np.uint64(32)) >> shift
+        found = (words[word] | words[word + 1].astype(np.uint64) << np.uint64(32)) >> shift
         self.position = int(ends[-1])
         masks = (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
         return np.asarray(found & masks, np.uint32)
