@@ -30,6 +30,11 @@ class Form:
     low: int = 0  # integers: the least and the greatest
     high: int = 0
 
+    @property
+    def top(self) -> int:
+        """Floats: the largest finite exponent."""
+        return (1 << (self.width - 2 - self.mantissa)) - 1 if self.mantissa else 0
+
 
 FORMS = {
     Kind.F16: Form(16, "<u2", "f4", mantissa=10, emin=-14),
@@ -134,8 +139,7 @@ def _float_cells(form: Form, predicted: Array) -> Cells:
     bits = predicted.view(integer)
     magnitude = np.abs(predicted)
     exponent = (magnitude.view(integer) >> integer(mantissa)) - integer(bias)
-    top = (1 << (form.width - 2 - form.mantissa)) - 1  # the largest finite exponent
-    np.clip(exponent, integer(form.emin), integer(top), out=exponent)
+    np.clip(exponent, integer(form.emin), integer(form.top), out=exponent)
     scale = ((integer(bias + form.mantissa) - exponent) << integer(mantissa)).view(predicted.dtype)
     scaled = np.minimum(magnitude * scale, predicted.dtype.type(2 << form.mantissa))
     rounded = np.rint(scaled)

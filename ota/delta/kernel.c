@@ -101,92 +101,150 @@ typedef struct {
     uint8_t *chosen;
 } Terms;
 
-static inline double number_of(const Terms *t, int64_t i) {
-    switch (t->kind) {
-    case F16: {
-        uint16_t bits;
-        memcpy(&bits, t->old + 2 * i, 2);
-        return t->halves[bits];
-    }
-    case BF16: {
-        uint16_t bits;
-        memcpy(&bits, t->old + 2 * i, 2);
-        uint32_t wide = (uint32_t)bits << 16;
-        float number;
-        memcpy(&number, &wide, 4);
-        return number;
-    }
-    case F32: {
-        float number;
-        memcpy(&number, t->old + 4 * i, 4);
-        return number;
-    }
-    case I32: {
-        int32_t number;
-        memcpy(&number, t->old + 4 * i, 4);
-        return number;
-    }
-    case I8: return (int8_t)t->old[i];
-    case U8: return t->old[i];
-    case I4: return (int32_t)((t->old[i >> 1] >> (i & 1) * 4 & 15) ^ 8) - 8;
-    default: return t->old[i >> 1] >> (i & 1) * 4 & 15;
-    }
-}
+enum { TILE = 1024 };
 
-static inline uint8_t table_of(const Terms *t, int32_t expected, uint32_t fraction) {
+static inline uint8_t table_of(const uint8_t *restrict tables, int32_t expected, int32_t fraction) {
     int32_t class = expected < LOWEST ? 0 : expected > LOWEST + CLASSES - 1 ? CLASSES - 1 : expected - LOWEST;
-    return t->tables[class << 8 | fraction];
+    return tables[class << 8 | fraction];
 }
 
+/* The loops over a tile are apart, each of one kind of work and over buffers of its own, so that compilers can widen
+ * them. `first` is the number of the tile's first element. */
 #define PLACE(NAME, REAL, BITS, UNSIGNED, MANTISSA, BIAS, LARGEST, MAGIC)                                              \
-    static inline REAL NAME##_predicted(const Terms *t, int64_t i, int64_t g) {                                        \
-        if (!t->old) return 0;                                                                                         \
-        REAL p = (REAL)number_of(t, i);                                                                                \
-        if (t->old_zero) p = p - (REAL)t->old_zero[g];                                                                 \
-        if (t->factor) p = p * (REAL)t->factor[g];                                                                     \
-        if (t->change) p = p + (REAL)(t->change[i] * t->lift[g]);                                                      \
-        if (t->new_zero) p = p + (REAL)t->new_zero[g];                                                                 \
-        return p;                                                                                                      \
-    }                                                                                                                  \
-    static inline void NAME##_one(const Terms *t, int64_t i, int64_t g, int32_t expected) {                            \
-        REAL p = NAME##_predicted(t, i, g);                                                                            \
-        REAL size = p < 0 ? -p : p;                                                                                    \
-        int32_t negative = 0;                                                                                          \
-        if (!(size < LARGEST)) p = size = 0;                                                                           \
-        if (t->mantissa) {                                                                                             \
-            BITS bits;                                                                                                 \
-            memcpy(&bits, &p, sizeof bits);                                                                            \
-            negative = bits < 0;                                                                                       \
-            bits &= (BITS)(~(UNSIGNED)0 >> 1);                                                                         \
-            memcpy(&size, &bits, sizeof bits);                                                                         \
-            int32_t exponent = (int32_t)(bits >> MANTISSA) - BIAS;                                                     \
-            exponent = exponent < t->emin ? t->emin : exponent > t->top ? t->top : exponent;                           \
-            BITS raised = (BITS)(BIAS + t->mantissa - exponent) << MANTISSA;                                           \
-            REAL scale, most = (REAL)(2 << t->mantissa);                                                               \
-            memcpy(&scale, &raised, sizeof scale);                                                                     \
-            p = size * scale;                                                                                          \
-            p = p < most ? p : most;                                                                                   \
-            expected -= 2 * (exponent - t->mantissa);                                                                  \
-            t->numbers[i] = (exponent - t->emin) << t->mantissa;                                                       \
+    static void NAME##_load(const Terms *t, int64_t first, int64_t size, REAL *restrict p) {                           \
+        const uint8_t *restrict old = t->old;                                                                          \
+        int64_t i;                                                                                                     \
+        if (t->kind == F16) {                                                                                          \
+            for (i = 0; i < size; i++) {                                                                               \
+                uint16_t bits;                                                                                         \
+                memcpy(&bits, old + 2 * (first + i), 2);                                                               \
+                p[i] = (REAL)t->halves[bits];                                                                          \
+            }                                                                                                          \
+        } else if (t->kind == BF16) {                                                                                  \
+            for (i = 0; i < size; i++) {                                                                               \
+                uint16_t bits;                                                                                         \
+                memcpy(&bits, old + 2 * (first + i), 2);                                                               \
+                uint32_t wide = (uint32_t)bits << 16;                                                                  \
+                float number;                                                                                          \
+                memcpy(&number, &wide, 4);                                                                             \
+                p[i] = (REAL)number;                                                                                   \
+            }                                                                                                          \
+        } else if (t->kind == F32) {                                                                                   \
+            for (i = 0; i < size; i++) {                                                                               \
+                float number;                                                                                          \
+                memcpy(&number, old + 4 * (first + i), 4);                                                             \
+                p[i] = (REAL)number;                                                                                   \
+            }                                                                                                          \
+        } else if (t->kind == I32) {                                                                                   \
+            for (i = 0; i < size; i++) {                                                                               \
+                int32_t number;                                                                                        \
+                memcpy(&number, old + 4 * (first + i), 4);                                                             \
+                p[i] = (REAL)number;                                                                                   \
+            }                                                                                                          \
+        } else if (t->kind == I8) {                                                                                    \
+            for (i = 0; i < size; i++) p[i] = (REAL)(int8_t)old[first + i];                                            \
+        } else if (t->kind == U8) {                                                                                    \
+            for (i = 0; i < size; i++) p[i] = (REAL)old[first + i];                                                    \
         } else {                                                                                                       \
-            p = p < (REAL)t->low ? (REAL)t->low : p;                                                                   \
-            p = p > (REAL)t->high ? (REAL)t->high : p;                                                                 \
-            t->numbers[i] = 0;                                                                                         \
+            int32_t flip = t->kind == I4 ? 8 : 0;                                                                      \
+            for (i = 0; i < size; i++) {                                                                               \
+                int64_t at = first + i;                                                                                \
+                p[i] = (REAL)(((old[at >> 1] >> (at & 1) * 4 & 15) ^ flip) - flip);                                    \
+            }                                                                                                          \
         }                                                                                                              \
-        REAL rounded = (p + (REAL)MAGIC) - (REAL)MAGIC;                                                                \
-        REAL rest = p - rounded, off = rest < 0 ? -rest : rest;                                                        \
-        int32_t number = t->numbers[i] + (int32_t)rounded;                                                             \
-        t->numbers[i] = negative ? ~number : number;                                                                   \
-        t->toward[i] = (rest < 0) != negative ? -1 : 1;                                                                \
-        t->chosen[i] = table_of(t, expected, (uint32_t)(off * (REAL)(2 * FRACTIONS)));                                 \
     }                                                                                                                  \
-    static inline void NAME##_all(const Terms *t) {                                                                    \
+    static void NAME##_predict(const Terms *t, int64_t first, int64_t size, int64_t g, REAL *restrict p) {             \
+        if (!t->old) {                                                                                                 \
+            for (int64_t i = 0; i < size; i++) p[i] = 0;                                                               \
+            return;                                                                                                    \
+        }                                                                                                              \
+        NAME##_load(t, first, size, p);                                                                                \
+        if (t->old_zero) {                                                                                             \
+            REAL zero = (REAL)t->old_zero[g];                                                                          \
+            for (int64_t i = 0; i < size; i++) p[i] = p[i] - zero;                                                     \
+        }                                                                                                              \
+        if (t->factor) {                                                                                               \
+            REAL factor = (REAL)t->factor[g];                                                                          \
+            for (int64_t i = 0; i < size; i++) p[i] = p[i] * factor;                                                   \
+        }                                                                                                              \
+        if (t->change) {                                                                                               \
+            const double *restrict change = t->change + first;                                                         \
+            double lift = t->lift[g];                                                                                  \
+            for (int64_t i = 0; i < size; i++) p[i] = p[i] + (REAL)(change[i] * lift);                                 \
+        }                                                                                                              \
+        if (t->new_zero) {                                                                                             \
+            REAL zero = (REAL)t->new_zero[g];                                                                          \
+            for (int64_t i = 0; i < size; i++) p[i] = p[i] + zero;                                                     \
+        }                                                                                                              \
+        for (int64_t i = 0; i < size; i++) p[i] = p[i] < LARGEST && p[i] > -LARGEST ? p[i] : 0;                        \
+    }                                                                                                                  \
+    static void NAME##_integers(const Terms *t, int64_t size, const REAL *restrict p, int32_t *restrict numbers,       \
+                                int8_t *restrict toward, int32_t *restrict fraction) {                                 \
+        REAL low = (REAL)t->low, high = (REAL)t->high;                                                                 \
+        for (int64_t i = 0; i < size; i++) {                                                                           \
+            REAL q = p[i] < low ? low : p[i];                                                                          \
+            q = q > high ? high : q;                                                                                   \
+            REAL rounded = (q + (REAL)MAGIC) - (REAL)MAGIC;                                                            \
+            REAL rest = q - rounded, off = rest < 0 ? -rest : rest;                                                    \
+            numbers[i] = (int32_t)rounded;                                                                             \
+            toward[i] = rest < 0 ? -1 : 1;                                                                             \
+            fraction[i] = (int32_t)(off * (REAL)(2 * FRACTIONS));                                                      \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void NAME##_floats(const Terms *t, int64_t size, const REAL *restrict p, int32_t *restrict numbers,         \
+                              int8_t *restrict toward, int32_t *restrict fraction, int32_t *restrict octave) {         \
+        int32_t mantissa = t->mantissa, emin = t->emin, top = t->top;                                                  \
+        REAL most = (REAL)(2 << mantissa);                                                                             \
+        for (int64_t i = 0; i < size; i++) {                                                                           \
+            BITS bits;                                                                                                 \
+            REAL magnitude, scale;                                                                                     \
+            memcpy(&bits, &p[i], sizeof bits);                                                                         \
+            int32_t negative = -(int32_t)((UNSIGNED)bits >> (8 * sizeof bits - 1));                                    \
+            bits &= (BITS)(~(UNSIGNED)0 >> 1);                                                                         \
+            memcpy(&magnitude, &bits, sizeof bits);                                                                    \
+            int32_t exponent = (int32_t)(bits >> MANTISSA) - BIAS;                                                     \
+            exponent = exponent < emin ? emin : exponent;                                                              \
+            exponent = exponent > top ? top : exponent;                                                                \
+            BITS raised = (BITS)(BIAS + mantissa - exponent) << MANTISSA;                                              \
+            memcpy(&scale, &raised, sizeof scale);                                                                     \
+            REAL q = magnitude * scale;                                                                                \
+            q = q < most ? q : most;                                                                                   \
+            REAL rounded = (q + (REAL)MAGIC) - (REAL)MAGIC;                                                            \
+            REAL rest = q - rounded, off = rest < 0 ? -rest : rest;                                                    \
+            numbers[i] = (((exponent - emin) << mantissa) + (int32_t)rounded) ^ negative;                              \
+            toward[i] = (int8_t)(((rest < 0 ? -1 : 1) ^ negative) - negative);                                         \
+            fraction[i] = (int32_t)(off * (REAL)(2 * FRACTIONS));                                                      \
+            octave[i] = exponent - mantissa;                                                                           \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void NAME##_tile(const Terms *t, int64_t first, int64_t size, int64_t g, int64_t r, int64_t c) {            \
+        REAL p[TILE];                                                                                                  \
+        int32_t fraction[TILE], expected[TILE];                                                                        \
+        uint8_t *restrict chosen = t->chosen + first;                                                                  \
+        const uint8_t *restrict tables = t->tables;                                                                    \
+        int32_t row = t->row_classes[r];                                                                               \
+        NAME##_predict(t, first, size, g, p);                                                                          \
+        if (t->mantissa) {                                                                                             \
+            NAME##_floats(t, size, p, t->numbers + first, t->toward + first, fraction, expected);                      \
+            for (int64_t i = 0; i < size; i++) expected[i] = row - 2 * expected[i];                                    \
+        } else {                                                                                                       \
+            NAME##_integers(t, size, p, t->numbers + first, t->toward + first, fraction);                              \
+            for (int64_t i = 0; i < size; i++) expected[i] = row;                                                      \
+        }                                                                                                              \
+        if (t->column_classes)                                                                                         \
+            for (int64_t i = 0; i < size; i++) expected[i] += t->column_classes[c + i];                                \
+        for (int64_t i = 0; i < size; i++) chosen[i] = table_of(tables, expected[i], fraction[i]);                     \
+    }                                                                                                                  \
+    static void NAME##_all(const Terms *t) {                                                                           \
         int64_t wide = t->columns / t->groups;                                                                         \
         for (int64_t r = 0, i = 0; r < t->rows; r++)                                                                   \
             for (int64_t group = 0, c = 0; group < t->groups; group++) {                                               \
                 int64_t g = t->shared ? 0 : r * t->groups + group;                                                     \
-                for (int64_t end = c + wide; c < end; c++, i++)                                                        \
-                    NAME##_one(t, i, g, t->row_classes[r] + (t->column_classes ? t->column_classes[c] : 0));           \
+                for (int64_t end = c + wide; c < end;) {                                                               \
+                    int64_t size = end - c < TILE ? end - c : TILE;                                                    \
+                    NAME##_tile(t, i, size, g, r, c);                                                                  \
+                    c += size, i += size;                                                                              \
+                }                                                                                                      \
             }                                                                                                          \
     }
 
@@ -194,23 +252,7 @@ PLACE(narrow, float, int32_t, uint32_t, 23, 127, 3e38f, 12582912.0)
 PLACE(wide, double, int64_t, uint64_t, 52, 1023, 1e300, 6755399441055744.0)
 
 /* Predictions: the ordered integer, the way to the nearer neighbour and the table of every number. */
-void millwright_place(const Terms *terms) {
-    Terms t = *terms;
-    if (t.kind == F16) {
-        t.kind = F16, t.mantissa = 10, t.emin = -14, t.top = 15;
-        narrow_all(&t);
-    } else if (t.kind == BF16) {
-        t.kind = BF16, t.mantissa = 7, t.emin = -126, t.top = 127;
-        wide_all(&t);
-    } else if (t.kind == F32) {
-        t.kind = F32, t.mantissa = 23, t.emin = -126, t.top = 127;
-        wide_all(&t);
-    } else {
-        t.mantissa = 0;
-        if (t.kind == I32) wide_all(&t);
-        else if (t.kind == I8) t.kind = I8, narrow_all(&t);
-        else if (t.kind == U8) t.kind = U8, narrow_all(&t);
-        else if (t.kind == I4) t.kind = I4, narrow_all(&t);
-        else t.kind = U4, narrow_all(&t);
-    }
+void millwright_place(const Terms *t) {
+    if (t->kind == BF16 || t->kind == F32 || t->kind == I32) wide_all(t);
+    else narrow_all(t);
 }

@@ -106,7 +106,7 @@ class Kernel:
                 _Terms(
                     *(terms.rows, terms.columns, groups, int(rows == 1 and terms.rows > 1)),
                     *(before, factor, old_zero, new_zero, changed, lifted, by_row, by_column, halves, table),
-                    *(_NUMBERS[terms.kind], form.mantissa, form.emin, 0, form.low, form.high),
+                    *(_NUMBERS[terms.kind], form.mantissa, form.emin, form.top, form.low, form.high),
                     *out,
                 )
             )
