@@ -134,10 +134,13 @@ class Analysis:
     def _starts(self, old: Array) -> Iterator[Start]:
         """Every way to predict from the old tensor, without classes and low rank yet."""
         yield Start(replace(self.base, mode=Mode.COPY), old)
-        if self.values.size >= _MIN_MATRIX:
+        if self.values.size >= _MIN_MATRIX or self.hinted is not None:
             if self.hinted is not None:
-                yield Start(replace(self.base, mode=Mode.SCALE, **self.hinted.fields), self._rescaled(old))
-            yield self._fitted(old, self.values)
+                plan, rescaled = replace(self.base, mode=Mode.SCALE, **self.hinted.fields), self._rescaled(old)
+                yield Start(plan, rescaled)
+                if "zero_kind" not in self.hinted.fields:
+                    yield self._fitted(replace(plan, mode=Mode.BOTH), rescaled, self.values)
+            yield self._fitted(replace(self.base, mode=Mode.FIT), old, self.values)
 
     def _rescaled(self, old: Array) -> Array:
         hinted = self.hinted
@@ -145,10 +148,11 @@ class Analysis:
         rows, groups, _ = hinted.new_scale.shape
         grid = old.reshape(rows, groups, -1) - hinted.old_zero
         with np.errstate(all="ignore"):
-            found = grid * (hinted.old_scale / hinted.new_scale) + hinted.new_zero
+            ratio = hinted.old_scale / hinted.new_scale
+            found = grid * (1 / ratio if self.base.is_float else ratio) + hinted.new_zero
         return np.where(np.isfinite(found), found, 0.0).reshape(old.shape)
 
-    def _fitted(self, old: Array, target: Array) -> Start:
+    def _fitted(self, plan: Plan, old: Array, target: Array) -> Start:
         """A factor for each row by least squares, as finely as the residuals ask for."""
         power = np.maximum((old * old).sum(axis=1), 1e-60)
         factor = (old * target).sum(axis=1) / power
@@ -159,21 +163,27 @@ class Analysis:
         limit = float(1 << 30)
         fits = np.rint(np.clip(np.ldexp(factor - 1.0, shift), -limit, limit)).astype(np.int32)
         spread = int(tokens.classify(typical(fits)))
-        plan = replace(self.base, mode=Mode.FIT, fit_shift=shift, fit_spread=spread)
+        plan = replace(plan, fit_shift=shift, fit_spread=spread)
         return Start(plan, old * (1.0 + np.ldexp(fits.astype(np.float64), -shift))[:, None], fits)
 
     def _ranked(self, start: Start, plain: Candidate) -> Iterator[Candidate]:
         """With a change of low rank, where the tensor is large enough."""
         most = min(_RANKS, self.rows // 4, self.columns // 4, MAX_COLUMNS // self.columns)
-        if min(self.rows, self.columns) < _MIN_RANKED or most < 1 or plain.bits < 0.02 * self.values.size:
+        if (
+            min(self.rows, self.columns) < _MIN_RANKED
+            or most < 1
+            or plain.bits < 0.02 * self.values.size
+            or (start.plan.is_scaled and self.base.is_float)
+        ):
             return
         unit = self._unit(start.plan, plain.known.rows)
         for _ in range(_REFITS):
             found = lowrank.find((self.values - start.predicted) / unit, most)
             if not found.rank:
                 return
-            if start.plan.mode == Mode.FIT and self.old is not None:
-                start = self._fitted(self.old, self.values - found.product() * unit)
+            if start.plan.is_fitted and self.old is not None:
+                before = self._rescaled(self.old) if start.plan.is_scaled else self.old
+                start = self._fitted(start.plan, before, self.values - found.product() * unit)
         found = lowrank.find((self.values - start.predicted) / unit, most)
         if found.rank:
             yield self._climb(start, found, unit)
@@ -199,7 +209,7 @@ class Analysis:
         """Classes anew, from what the low rank leaves; the low rank as coarse as that allows."""
         residual = self.values - start.predicted - found.product() * unit
         squares = self._squares(residual)
-        if start.plan.mode == Mode.SCALE:
+        if start.plan.is_scaled:
             rest = np.sqrt(np.mean((residual / unit) ** 2))
             factors = lowrank.quantise(found.left, found.right, float(rest))
             factors = lowrank.settle(factors, (self.values - start.predicted) / unit)
@@ -220,7 +230,7 @@ class Analysis:
 
     def _unit(self, plan: Plan, deviations: Ints | None) -> Array:
         """What a change of one means: the row's class as a power of two, or one over the new scale."""
-        if plan.mode == Mode.SCALE:
+        if plan.is_scaled:
             assert self.hinted is not None
             scale = self.hinted.new_scale
             rows, groups, _ = scale.shape

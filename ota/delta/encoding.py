@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ota.delta import payload, rans, tables, tokens
 from ota.delta.analysis import Analysis, Hinted, run, shape_of
 from ota.delta.decoding import MAX_DICTIONARY
-from ota.delta.integers import FORMS, load, values
+from ota.delta.integers import load, values
 from ota.delta.plans import SCALES, ZEROS, Blocks
 from ota.delta.predictors import Inputs
-from ota.delta.segments import MAX_PARTS, MAX_SEGMENT, Operation, Pair, Part, Segment
+from ota.delta.segments import MAX_PARTS, MAX_SEGMENT, Hints, Operation, Pair, Part, Segment
 from ota.delta.streams import Noted
 from ota.delta.tensors import Source, Tensor
 
@@ -190,9 +190,30 @@ def _encode(old: Source, new: Source, pairs: Sequence[Pair], spool: _Spool) -> E
 
 
 def _scales_first(pairs: Sequence[Pair]) -> list[Pair]:
-    hints = [pair.hints for pair in pairs]
-    needed = {one.offset for hint in hints for one in (hint.new_scale, hint.new_zero) if one is not None}
-    return sorted(pairs, key=lambda pair: (pair.new.offset not in needed, pair.new.offset))
+    """Every pair behind those whose new bytes its plan may read. A hint that no such pair gives is dropped."""
+    by_place = {(pair.new.offset, pair.new.size): pair for pair in pairs}
+    depths: dict[tuple[int, int], int] = {}
+
+    def depth(pair: Pair, seen: frozenset[int]) -> int:
+        place = (pair.new.offset, pair.new.size)
+        if place not in depths:
+            needed = [by_place.get((one.offset, one.size)) for one in _needed(pair)]
+            known = [one for one in needed if one is not None and one.new.offset not in seen]
+            lost = len(known) < len(needed)
+            found = [depth(one, seen | {one.new.offset}) for one in known]
+            depths[place] = -1 if lost else 1 + max(found, default=-1)
+        return max(depths[place], 0)
+
+    for pair in pairs:
+        depth(pair, frozenset([pair.new.offset]))
+    return sorted(
+        (pair if depths[pair.new.offset, pair.new.size] >= 0 else replace(pair, hints=Hints()) for pair in pairs),
+        key=lambda pair: (depths[pair.new.offset, pair.new.size], pair.new.offset),
+    )
+
+
+def _needed(pair: Pair) -> list[Tensor]:
+    return [one for one in (pair.hints.new_scale, pair.hints.new_zero) if one is not None]
 
 
 def _same(old: Source, new: Source, pair: Pair) -> bool:
@@ -283,7 +304,7 @@ def _hinted(old: Source, new: Source, pair: Pair) -> Hinted | None:
     """Scales and zero points where they are of a form that plans can tell."""
     hints = pair.hints
     shape = shape_of(pair.new)
-    if hints.old_scale is None or hints.new_scale is None or shape is None or FORMS[pair.new.kind].mantissa:
+    if hints.old_scale is None or hints.new_scale is None or shape is None:
         return None
     groups = _groups(hints.new_scale, shape)
     if groups is None or hints.old_scale.count != hints.new_scale.count or hints.old_scale.kind != hints.new_scale.kind:
@@ -306,7 +327,11 @@ def _with_zeros(old: Source, new: Source, pair: Pair, hinted: Hinted, grid: tupl
     assert before is not None
     assert after is not None
     count = grid[0] * grid[1]
-    if before.kind != after.kind or after.kind not in ZEROS or not before.count == after.count == count:
+    if not before.count == after.count == count:
+        return None
+    if not any(old.read(before.offset, before.size)) and not any(new.read(after.offset, after.size)):
+        return hinted
+    if before.kind != after.kind or after.kind not in ZEROS:
         return None
     fields = hinted.fields | {
         "zero_kind": ZEROS.index(after.kind),

@@ -18,8 +18,9 @@ ZEROS = (Kind.I8, Kind.U8, Kind.I4, Kind.U4, Kind.F16, Kind.F32, Kind.BF16)
 class Mode(IntEnum):
     NONE = 0  # no old tensor: integers against zero, floats by their own exponents
     COPY = 1
-    SCALE = 2  # by the ratio of the scales
+    SCALE = 2  # by the ratio of the scales; floats, which are then scales themselves, by its inverse
     FIT = 3  # by a factor for each row
+    BOTH = 4  # by the one and the other
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,20 @@ class Plan:
         return self.count * FORMS[self.form].width // 8
 
     @property
+    def is_float(self) -> bool:
+        return FORMS[self.form].mantissa > 0
+
+    @property
     def is_fresh(self) -> bool:
-        return self.mode == Mode.NONE and FORMS[self.form].mantissa > 0
+        return self.mode == Mode.NONE and self.is_float
+
+    @property
+    def is_scaled(self) -> bool:
+        return self.mode in (Mode.SCALE, Mode.BOTH)
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.mode in (Mode.FIT, Mode.BOTH)
 
 
 def parse(params: tuple[int, ...]) -> Plan:
@@ -81,7 +94,7 @@ def parse(params: tuple[int, ...]) -> Plan:
     plan = Plan(*params)
     bounds: list[tuple[int, int, int]] = [
         (plan.kind, 0, len(KINDS) - 1),
-        (plan.mode, 0, 3),
+        (plan.mode, 0, len(Mode) - 1),
         (plan.rows, 1, MAX_BYTES),
         (plan.columns, 1, MAX_BYTES),
         (plan.old, -MAX_BYTES, MAX_BYTES),
@@ -112,7 +125,7 @@ def _check_shape(plan: Plan) -> None:
         raise PatchError("a plan that splits a byte")
     if plan.groups and plan.columns % plan.groups:
         raise PatchError("a plan whose groups do not fit")
-    if plan.mode == Mode.SCALE and (FORMS[plan.form].mantissa or (plan.groups > 1 and plan.columns > CHUNK)):
+    if plan.is_scaled and ((plan.is_float and plan.rank) or (plan.groups > 1 and plan.columns > CHUNK)):
         raise PatchError("scales where there can be none")
     if plan.is_fresh and plan.rank:
         raise PatchError("low rank without an old tensor")

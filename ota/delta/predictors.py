@@ -131,11 +131,13 @@ def _terms(
     plan: Plan, at: Block, row_classes: Ints, shared: Columns, inputs: Inputs, coder: Coder, known: Known | None
 ) -> Terms:
     factor, lift, old_zero, new_zero = None, None, None, None
-    if plan.mode == Mode.FIT:
+    if plan.is_fitted:
         factor = _fits(plan, at, coder, known)
-    if plan.mode == Mode.SCALE:
+    if plan.is_scaled:
         now = _scales(plan, at, inputs.new, inputs.offset + plan.new_scale)
-        factor = _scales(plan, at, inputs.old, inputs.offset + plan.old_scale) / now
+        was = _scales(plan, at, inputs.old, inputs.offset + plan.old_scale)
+        ratio = now / was if plan.is_float else was / now
+        factor = ratio if factor is None else ratio * factor
         lift = 2.0**plan.exponent * (1.0 / now)
         if plan.zero_kind >= 0:
             old_zero = _points(plan, at, ZEROS[plan.zero_kind], inputs.old, inputs.offset + plan.old_zero)

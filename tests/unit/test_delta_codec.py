@@ -171,6 +171,44 @@ def test_zero_points_follow_too() -> None:
     assert there_and_back(*files, pairs) < 400
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_scales_may_follow_scales_wherever_they_lie(order: tuple[int, int, int]) -> None:
+    """Those of a bias are those of its weights times the input's: all that is left is rounding."""
+    rng = np.random.default_rng(10)
+    files = []
+    for factor in (0.02, 0.023):
+        scales = rng.uniform(0.001, 0.002, 600).astype("<f4")
+        follower = (scales * np.float32(factor)).astype("<f4")
+        bias = np.rint(np.sin(np.arange(600)) / follower).astype("<i4")
+        files.append(b"".join([scales.tobytes(), follower.tobytes(), bias.tobytes()][place] for place in order))
+    names = [("scales", Kind.F32), ("follower", Kind.F32), ("bias", Kind.I32)]
+    tensors = [Tensor(names[place][0], names[place][1], (600,), 2400 * at, 2400) for at, place in enumerate(order)]
+    found = {one.name: one for one in tensors}
+    hints = {
+        "follower": Hints(found["scales"], found["scales"]),
+        "bias": Hints(found["follower"], found["follower"]),
+    }
+    assert there_and_back(files[0], files[1], pairs_of(tensors, 7200, hints)) < 3300
+
+
+def test_hints_that_lead_nowhere_or_around_are_ignored() -> None:
+    """A scale that no pair gives, and two tensors that would be each other's scale."""
+    rng = np.random.default_rng(11)
+    old, new = (rng.integers(0, 100, 1200, np.uint8).tobytes() for _ in range(2))
+    tensors = [Tensor(name, Kind.F16, (200,), 400 * at, 400) for at, name in enumerate("abc")]
+    lost = Tensor("lost", Kind.F16, (200,), 100, 400)
+    pairs = pairs_of(
+        tensors,
+        1200,
+        {
+            "a": Hints(tensors[1], tensors[1]),
+            "b": Hints(tensors[0], tensors[0]),
+            "c": Hints(lost, lost),
+        },
+    )
+    there_and_back(old, new, pairs)
+
+
 def test_tensors_span_segments_and_blocks() -> None:
     """Larger than a segment, with rows longer than a block."""
     rng = np.random.default_rng(5)

@@ -45,7 +45,9 @@ def read(path: Path, source: Source, size: int) -> Model | None:
     tensors: list[Tensor] = []
     links: dict[int, tuple[Tensor, Tensor | None]] = {}
     for graph in buffer.tables(model, _MODEL_SUBGRAPHS):
-        for constant in _constants(buffer, graph, buffers):
+        constants = list(_constants(buffer, graph, buffers))
+        links |= _of_biases(constants)
+        for constant in constants:
             tensors += [tensor for tensor in (constant.tensor, constant.scale, constant.zero) if tensor is not None]
             if constant.scale is not None:
                 links[constant.tensor.offset] = (constant.scale, constant.zero)
@@ -131,6 +133,17 @@ def _constants(buffer: _Buffer, graph: int, buffers: list[int]) -> Iterator[_Con
             yield _constant(buffer, table, name, place, length)
 
 
+def _of_biases(constants: list[_Constant]) -> dict[int, tuple[Tensor, Tensor | None]]:
+    """The scales of a bias are those of its weights times the input's: they follow one another."""
+    weights = {one.tensor.name.removesuffix("|1"): one.scale for one in constants if one.tensor.name.endswith("|1")}
+    found: dict[int, tuple[Tensor, Tensor | None]] = {}
+    for one in constants:
+        leader = weights.get(one.tensor.name.removesuffix("|2"))
+        if one.scale is not None and leader is not None and leader.count == one.scale.count and leader != one.scale:
+            found[one.scale.offset] = (leader, None)
+    return found
+
+
 def _users(buffer: _Buffer, graph: int, count: int) -> dict[int, tuple[int, int]]:
     """By number of a tensor, the tensor that its first user gives, and the number of the input."""
     found: dict[int, tuple[int, int]] = {}
@@ -157,7 +170,7 @@ def _constant(buffer: _Buffer, table: int, name: str, place: int, length: int) -
     kind = KINDS.get(buffer.value(table, _TENSOR_TYPE, 1), Kind.BYTES)
     tensor = fitted(name, kind, shape, place, length)
     quantization = buffer.field(table, _TENSOR_QUANTIZATION)
-    if quantization is None or tensor.kind not in (Kind.I8, Kind.U8, Kind.I4, Kind.I16):
+    if quantization is None or tensor.kind not in (Kind.I8, Kind.U8, Kind.I4, Kind.I16, Kind.I32):
         return _Constant(tensor)
     told = buffer.table_at(quantization)
     begin, count = buffer.vector(told, _QUANTIZATION_SCALE, 4)
