@@ -1,22 +1,16 @@
 """The compiled kernel: the decoder's inner loops in C, where a compiler was at hand; absent without harm.
 
-    python -m ota.delta.kernel build [FOLDER]     compiles kernel.c, beside this module or into FOLDER
-    python -m ota.delta.kernel show               which kernel is used, if any
-
-A kernel carries in its name the digest of its source and the machine it is for, so none is ever taken for another. It
-is looked for beside this module, or in the folder that MILLWRIGHT_KERNEL names; MILLWRIGHT_KERNEL=none does without.
-Before it is used it must give the bits of the numpy reference on a few numbers of every kind: what a compiler, a
-processor or a library's rounding mode changed is noticed, and numpy does the work.
+`python -m ota.delta.compiling` makes it. A kernel carries in its name the digest of its source and the machine it is
+for, so none is ever taken for another. It is looked for beside this module, or in the folder that
+MILLWRIGHT_DELTA_KERNEL names; MILLWRIGHT_DELTA_KERNEL=off does without. Before it is used it must give the bits of the
+numpy reference on a few numbers of every kind: what a compiler, a processor or a library's rounding mode changed is
+noticed, and numpy does the work.
 """
 
 import ctypes
 import hashlib
 import os
 import platform
-import shutil
-import subprocess
-import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ota.delta import rans, tokens
-from ota.delta.errors import DeltaError, PatchError
+from ota.delta.errors import PatchError
 from ota.delta.integers import FORMS, HALVES, store
 from ota.delta.tensors import Kind
 from ota.delta.terms import Terms, place
 
 SOURCE = Path(__file__).with_name("kernel.c")
-FLAGS = ("-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-fast-math")
-WHERE = "MILLWRIGHT_KERNEL"
+WHERE = "MILLWRIGHT_DELTA_KERNEL"
 Array = NDArray[Any]
 _NUMBERS = {kind: number for number, kind in enumerate(FORMS)}
 
@@ -156,7 +149,7 @@ def available() -> Kernel | None:
 
 def _folders() -> list[Path]:
     named = os.environ.get(WHERE)
-    if named == "none":
+    if named == "off":
         return []
     return [Path(named)] if named else [SOURCE.parent]
 
@@ -197,42 +190,3 @@ def agrees(kernel: Kernel, kind: Kind, seed: int, rows: int = 6, columns: int = 
     wanted = tables[places.classes.astype(np.int64) << 8 | places.cells.fraction]
     same = (numbers == places.cells.ordered).all() and (toward == places.cells.toward).all()
     return bool(same and (chosen == wanted).all() and kernel.store(kind, numbers) == store(kind, numbers))
-
-
-def build(folder: Path = SOURCE.parent) -> Path:
-    """Compiles the kernel into `folder`; DeltaError where that fails or gives other bits."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise DeltaError("there is no C compiler", "install one, or do without: numpy does the work")
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / name()
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        fresh = Path(work) / target.name
-        command = [compiler, *FLAGS, "-o", str(fresh), str(SOURCE)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise DeltaError(f"{compiler} fails: {done.stderr.strip()[-500:]}", " ".join(command))
-        if load(fresh) is None:
-            raise DeltaError("the compiled kernel gives other bits than numpy", "do without it: numpy does the work")
-        fresh.replace(target)
-    return target
-
-
-def main(words: list[str]) -> int:
-    try:
-        if words[:1] == ["build"] and len(words) <= 2:
-            print(build(*map(Path, words[1:])))
-        elif words == ["show"]:
-            kernel = available()
-            print(kernel.path if kernel else "none: numpy does the work")
-        else:
-            print((__doc__ or "").partition("\n\n")[2].partition("\n\n")[0])
-            return 2
-    except DeltaError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

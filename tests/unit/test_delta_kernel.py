@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ota.delta import kernel, rans, tokens
+from ota.delta import compiling, kernel, rans, tokens
 from ota.delta.codec import Decoder, Hints, Pair, encode
 from ota.delta.errors import DeltaError, PatchError
 from ota.delta.integers import FORMS, store
@@ -26,7 +26,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
         if os.environ.get("CI") == "true":
             pytest.fail("there is no C compiler")
         pytest.skip("there is no C compiler")
-    found = kernel.load(kernel.build(tmp_path_factory.mktemp("kernel")))
+    found = kernel.load(compiling.build(tmp_path_factory.mktemp("kernel")))
     assert found is not None
     return found
 
@@ -124,7 +124,7 @@ def test_a_whole_patch_is_applied_alike(compiled: Kernel, monkeypatch: pytest.Mo
 def test_a_kernel_of_other_bits_is_refused(compiled: Kernel, tmp_path: Path) -> None:
     source, library = tmp_path / "other.c", tmp_path / "other.so"
     source.write_text(kernel.SOURCE.read_text().replace("FRACTIONS = 128", "FRACTIONS = 64"))
-    subprocess.run(["cc", *kernel.FLAGS, "-o", library, source], check=True)
+    subprocess.run(["cc", *compiling.FLAGS, "-o", library, source], check=True)
     assert kernel.load(library) is None
 
 
@@ -133,22 +133,30 @@ def test_a_library_that_is_none_is_refused(tmp_path: Path) -> None:
     assert kernel.load(tmp_path / "empty.so") is None
 
 
-@pytest.fixture
-def forgetful() -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_the_kernel_of_the_folder_that_is_named_is_used(
+    compiled: Kernel, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setenv(kernel.WHERE, str(compiled.path.parent) if there else "off")
+    kernel.available.cache_clear()
+    found = kernel.available()
+    assert (found is not None and found.path == compiled.path) if there else found is None
     kernel.available.cache_clear()
 
 
-@pytest.mark.usefixtures("forgetful")
-def test_without_a_kernel_numpy_does_the_work(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_command_compiles_and_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(kernel.WHERE, "none")
-    assert kernel.main(["show"]) == 0
-    assert "numpy" in capsys.readouterr().out
+    monkeypatch.setenv(kernel.WHERE, str(tmp_path))
+    kernel.available.cache_clear()
+    assert compiling.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count(str(tmp_path)) == 2
+    assert compiling.main(["--help"]) == 2
+    kernel.available.cache_clear()
 
 
 def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(DeltaError, match="no C compiler"):
-        kernel.build(tmp_path)
+        compiling.build(tmp_path)
