@@ -49,8 +49,7 @@ class Receipt(Struct, frozen=True, forbid_unknown_fields=True):
 
 def repository(stick: Path) -> Repository | None:
     """What is on it; None where it is not one of ours."""
-    folder = stick / FOLDER
-    return Repository.within(folder) if (folder / "metadata").is_dir() else None
+    return Repository.within(stick, FOLDER) if (stick / FOLDER / "metadata").is_dir() else None
 
 
 def signed(receipt: Receipt, sign: Sign) -> Receipt:

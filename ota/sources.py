@@ -173,8 +173,8 @@ def _headers(offset: int) -> dict[str, str]:
 class Folder:
     """A repository in a folder, as on a stick. No link is followed, and nothing but plain files is opened."""
 
-    def __init__(self, root: Path, courier: bool = True) -> None:
-        self._root, self.courier = root, courier
+    def __init__(self, root: Path, courier: bool = True, below: tuple[str, ...] = ()) -> None:
+        self._root, self.courier, self._below = root, courier, below
 
     def __str__(self) -> str:
         return str(self._root)
@@ -196,7 +196,7 @@ class Folder:
             raise MissingError(f"{self._root}: there is no '{name}'", "Prepare the stick anew.")
         try:
             here = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
-            for part in folders:
+            for part in (*self._below, *folders):
                 here = _step(here, part, os.O_DIRECTORY)
             return _step(here, last, os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -240,5 +240,6 @@ class Repository:
         return cls(Web(f"{url}/metadata", patience, context), Web(f"{url}/targets", patience, context))
 
     @classmethod
-    def within(cls, folder: Path, courier: bool = True) -> "Repository":
-        return cls(Folder(folder / "metadata", courier), Folder(folder / "targets", courier))
+    def within(cls, root: Path, *below: str, courier: bool = True) -> "Repository":
+        """In the folder `below` a root, on the way to which no link is followed."""
+        return cls(Folder(root, courier, (*below, "metadata")), Folder(root, courier, (*below, "targets")))

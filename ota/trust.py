@@ -132,10 +132,19 @@ class Trust:
         with ExitStack() as stack:
             try:
                 view = stack.enter_context(self.view(source))
-            except (OlderError, ExpiredError, MissingError):
+            except (OlderError, ExpiredError, MissingError) as error:
                 if not source.courier:
                     raise
+                view = stack.enter_context(self._remembered_or(error))
+            yield view
+
+    @contextmanager
+    def _remembered_or(self, error: TrustError | MissingError) -> Iterator["View"]:
+        with ExitStack() as stack:
+            try:
                 view = stack.enter_context(self.remembered())
+            except OtaError:
+                raise error from None  # what is wrong with the stick says more
             yield view
 
     @contextmanager

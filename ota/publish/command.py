@@ -157,6 +157,7 @@ def _usb(options: argparse.Namespace) -> None:
 
 def _status(options: argparse.Namespace) -> None:
     workshop = Workshop(options.workshop)
+    print(f"online key: {workshop.settings.online_key}")
     published = workshop.published(Targets.type)
     names = [Root.type, Targets.type, *(published.signed.delegations.roles if published else ()), Snapshot.type]
     for role in (*names, Timestamp.type):

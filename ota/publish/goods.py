@@ -104,7 +104,10 @@ def in_use(receipts: Iterable[Receipt], name: str) -> Counter[str]:
 def add_deltas(
     workshop: Workshop, fleet: str, name: str, last: int, make: Make, used: Counter[str] | None = None
 ) -> list[Made]:
-    """From the last versions to the newest: those in use where that is known. Deltas to older versions are dropped."""
+    """From the last versions to the newest: those in use where that is known.
+
+    Deltas between the last versions stay, so that a box that missed one goes by a chain; older ones are dropped.
+    """
     known = bundles(workshop, fleet, name)
     if not known:
         raise PublishError(f"there is no bundle of '{name}' for {fleet}", "First: millwright-publish add")
@@ -112,7 +115,7 @@ def add_deltas(
     bases = [(old, target) for old, target in known[:-1] if used is None or used[old.bundle]][-last:]
     role = models_role(fleet)
     targets = workshop.targets(role)
-    _drop_deltas(targets, name)
+    _drop_deltas(targets, name, {content.bundle for content, _ in known[-last - 1 : -1]})
     made = []
     with tempfile.TemporaryDirectory() as temporary:
         new = _unpacked(workshop, newest, whole, Path(temporary) / "new")
@@ -130,10 +133,10 @@ def add_deltas(
     return made
 
 
-def _drop_deltas(targets: Targets, name: str) -> None:
+def _drop_deltas(targets: Targets, name: str, kept: set[str]) -> None:
     for path, target in list(targets.targets.items()):
         content = manifest.read(target.custom)
-        if isinstance(content, Delta) and content.name == name:
+        if isinstance(content, Delta) and content.name == name and content.bundle not in kept:
             del targets.targets[path]
 
 
