@@ -44,10 +44,11 @@ def size(folder: Path) -> int:
 def names(folder: Path) -> list[str]:
     """Of its files, in the order of their bytes."""
     found = []
-    for entry in os.scandir(folder):
-        if not entry.is_file(follow_symlinks=False) or not _NAME.fullmatch(entry.name):
-            raise ManifestError(f"{folder}: '{entry.name}' cannot be part of a bundle", "A bundle is a flat folder.")
-        found.append(entry.name)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False) or not _NAME.fullmatch(entry.name):
+                raise ManifestError(f"{folder}: '{entry.name}' is no part of a bundle", "A bundle is a flat folder.")
+            found.append(entry.name)
     if not 0 < len(found) <= MAX_FILES:
         raise ManifestError(f"{folder}: {len(found)} files", f"A bundle has 1 to {MAX_FILES} files.")
     return sorted(found)

@@ -68,8 +68,8 @@ def leave(stick: Path, receipt: Receipt) -> Path:
     try:
         folder = _folder(stick, receipt.device)
         try:
-            names = (entry.name for entry in os.scandir(folder))
-            numbers = [int(name[:6]) for name in names if _NUMBER.fullmatch(name)]
+            with os.scandir(folder) as entries:
+                numbers = [int(entry.name[:6]) for entry in entries if _NUMBER.fullmatch(entry.name)]
             name = f"{max(numbers, default=0) + 1:06}.json"
             _write(folder, name, msgspec.json.encode(receipt))
         finally:
