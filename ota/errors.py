@@ -2,6 +2,7 @@
 
     OtaError               what is wrong, and the remedy
     |-- ManifestError      signed data of a target, or a packed bundle, that breaks its format
+    |   `-- SealedError    an encrypted file that does not open: another key, another context, altered
     |-- TrustError         a repository that breaks a rule of trust
     |   |-- ExpiredError   its newest state is out of date: it was held back, or nobody signs any more
     |   `-- OlderError     it is older than what this box has seen
@@ -29,6 +30,10 @@ class OtaError(Exception):
 
 
 class ManifestError(OtaError):
+    pass
+
+
+class SealedError(ManifestError):
     pass
 
 

@@ -23,12 +23,16 @@ from ota.errors import ManifestError
 
 LIMIT = 8192  # bytes of one target's custom data, as JSON
 KEY = "millwright"
+SEALED = "sealed"  # a feature: the box can open what is encrypted for its fleet
 
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256, in hexadecimal")]
 Word = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_]*(-[a-z0-9_]+)*$", max_length=64)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*$", max_length=64)]
 Version = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){1,3}$")]
 Bytes = Annotated[int, Meta(ge=0, le=1 << 42)]
+Recipient = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$", description="The first half of SHA-256 of a public key")]
+Wrapped = Annotated[bytes, Meta(min_length=1, max_length=2048)]
+Keys = Annotated[dict[Recipient, Wrapped], Meta(max_length=4)]
 
 _PATH = re.compile(r"[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*){0,7}")
 _MAX_PATH = 240  # characters; with a hash in front it is a file name on every filesystem
@@ -43,11 +47,14 @@ class Needs(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bundle(Struct, frozen=True, tag_field="kind", tag="bundle"):
+    """`sealed`: its file is encrypted (`ota.sealed`); the key, wrapped for each recipient."""
+
     name: Name
     version: Version
     bundle: Hash
     unpacked_bytes: Bytes
     needs: Needs = Needs()
+    sealed: Keys = {}
 
 
 class Delta(Struct, frozen=True, tag_field="kind", tag="delta"):
@@ -60,6 +67,7 @@ class Delta(Struct, frozen=True, tag_field="kind", tag="delta"):
     unpacked_bytes: Bytes
     memory_bytes: Bytes = 0
     needs: Needs = Needs()
+    sealed: Keys = {}
 
 
 class Campaign(Struct, frozen=True, tag_field="kind", tag="campaign"):

@@ -2,6 +2,7 @@
 
     <folder>/files/            what is fetched (`ota.fetch`)
     <folder>/made/<hash>       bundles on the way, complete as soon as they have their name
+    <folder>/made/open-<hash>  a file that was encrypted for this fleet, opened
     <folder>/<hash>.route      the route that was decided on, to go on without the network
 
 Each step may be begun again at any time and goes on where it was.
@@ -19,11 +20,12 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from ota import bundle, durable, fetch, plan
-from ota.errors import DamagedError, ManifestError, MissingError, OtaError, SpaceError, StorageError
+from ota import bundle, durable, fetch, plan, sealed
+from ota.errors import DamagedError, ManifestError, MissingError, OtaError, SealedError, SpaceError, StorageError
 from ota.fetch import Course, Wanted
-from ota.manifest import Bundle, Delta, Host, missing
+from ota.manifest import SEALED, Bundle, Delta, Host, Keys, missing
 from ota.plan import Leg, Route
+from ota.sealed import Unwrapper
 from ota.sources import Repository
 from ota.store import Store
 from ota.trust import Offer, Trust
@@ -47,6 +49,13 @@ class WrongDeltaError(OtaError):
 Apply = Callable[[Path, Path, Path], None]  # old folder, patch, new folder; WrongDeltaError, StorageError
 
 
+class Sealed(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a file of a route opens: its key, wrapped, and what it is the file of."""
+
+    keys: Keys
+    context: bytes
+
+
 class Stop(Struct, frozen=True, forbid_unknown_fields=True):
     """One file of a route, as it is remembered."""
 
@@ -57,6 +66,7 @@ class Stop(Struct, frozen=True, forbid_unknown_fields=True):
     algorithm: str
     unpacked_bytes: int
     base: str | None = None
+    sealed: Sealed | None = None
 
     @property
     def wanted(self) -> Wanted:
@@ -70,11 +80,20 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Means:
-    """What may be used. `budget_bytes` bounds everything that is written on the way, of one update."""
+    """What may be used. `budget_bytes` bounds everything that is written on the way, of one update; without `unwrapper`
+    no file that is encrypted is taken."""
 
     budget_bytes: int
     host: Host
     apply: Apply
+    unwrapper: Unwrapper | None = None
+
+    @property
+    def able(self) -> Host:
+        """What the box has, to be held against the needs of an offer."""
+        if self.unwrapper is None:
+            return self.host
+        return Host(self.host.millwright, self.host.memory_bytes, self.host.features | {SEALED})
 
 
 class Supply:
@@ -176,15 +195,23 @@ class Supply:
             content, target = offer.content, offer.target
             if not isinstance(content, Bundle | Delta) or target.wanted.digest in avoid:
                 continue
-            if missing(content.needs, self._means.host):
+            if missing(content.needs, self._means.able) or (content.sealed and self._means.unwrapper is None):
                 continue
             base, memory = (content.base, content.memory_bytes) if isinstance(content, Delta) else (None, 0)
             wanted, unpacked = target.wanted, content.unpacked_bytes
-            leg = Leg(content.bundle, wanted.digest, wanted.length, unpacked, base, memory)
+            opened = sealed.unsealed_bytes(wanted.length) if content.sealed else 0
+            leg = Leg(content.bundle, wanted.digest, wanted.length, unpacked + opened, base, memory)
             found[leg] = Stop(
-                content.bundle, target.place, wanted.digest, wanted.length, wanted.algorithm, unpacked, base
-            )
+                content.bundle, target.place, wanted.digest, wanted.length, wanted.algorithm, unpacked, base,
+                self._sealed(offer),
+            )  # fmt: skip
         return found
+
+    def _sealed(self, offer: Offer) -> Sealed | None:
+        content = offer.content
+        if not isinstance(content, Bundle | Delta) or not content.sealed:
+            return None
+        return Sealed(content.sealed, sealed.context(self._fleet, offer.target.path, content.version))
 
     def _complete(self, digest: str) -> bool:
         """Whether a route was decided on that does not need the repository any more."""
@@ -217,20 +244,46 @@ class Supply:
     def _build(self, stop: Stop, target: Path) -> None:
         draft = self._made_in / f"draft-{stop.digest[:32]}"
         try:
+            file = self._opened(stop)
             if stop.base is None:
                 shutil.rmtree(draft, ignore_errors=True)
-                bundle.unpack(self._files / stop.digest, draft, stop.unpacked_bytes)
+                bundle.unpack(file, draft, stop.unpacked_bytes)
             elif not draft.is_dir():  # a delta that was cut off goes on by itself, and names the folder at its end
                 base = self._at(stop.base)
                 if base is None:
                     raise WrongDeltaError(stop.digest, "what it starts from is not here")
-                self._means.apply(base, self._files / stop.digest, draft)
+                self._means.apply(base, file, draft)
             if bundle.digest(draft) != stop.bundle:
                 shutil.rmtree(draft)
                 raise _wrong(stop, "it makes something else than it says")
         except WrongDeltaError as error:
             raise _wrong(stop, error.remedy) from error
         durable.move(draft, target)
+        self._opened_name(stop).unlink(missing_ok=True)
+
+    def _opened(self, stop: Stop) -> Path:
+        """The file of a stop, for everybody to read: as it came, or decrypted beside it."""
+        if stop.sealed is None:
+            return self._files / stop.digest
+        opened = self._opened_name(stop)
+        if not opened.is_file():
+            try:
+                sealed.unseal(self._files / stop.digest, opened, self._key(stop.sealed), stop.sealed.context)
+            except SealedError as error:
+                raise _wrong(stop, error.message) from error
+        return opened
+
+    def _key(self, of: Sealed) -> bytes:
+        unwrapper = self._means.unwrapper
+        for recipient, wrapped in of.keys.items():
+            if unwrapper is not None and (key := unwrapper.unwrap(recipient, wrapped, of.context)) is not None:
+                return key
+        raise StorageError(
+            f"no key here opens it; it is for {', '.join(of.keys)}", "Put the fleet's key into this box's vault."
+        )
+
+    def _opened_name(self, stop: Stop) -> Path:
+        return self._made_in / f"open-{stop.digest[:32]}"
 
     def _at(self, digest: str) -> Path | None:
         made = self._made_in / digest
