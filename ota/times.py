@@ -51,21 +51,24 @@ class StoredTimes:
     ) -> None:
         self._file, self._build, self._clock, self._elapsed = file, build_s, clock, elapsed
         self._floor = _read(file)
-        self._since = elapsed()
+        self._at, self._since = self._floor.at_s if self._floor else 0.0, elapsed()  # the floor rises from here
 
     def now(self, witness: str) -> float:
         return max(self._clock(), self._build, self._standing(witness))
 
     def learn(self, at_s: float, witness: str) -> None:
-        if self._floor is not None and self._floor.witness == witness and at_s <= self._standing(witness):
-            return
-        self._floor, self._since = Floor(at_s, witness), self._elapsed()
-        durable.write(self._file, msgspec.json.encode(self._floor))
+        known = self._floor is not None and self._floor.witness == witness
+        if not known or at_s > self._standing(witness):
+            self._at, self._since = at_s, self._elapsed()
+        if self._floor is None or not known or at_s > self._floor.at_s:
+            # Also where this process has counted further already: the next one begins with what is written.
+            self._floor = Floor(at_s, witness)
+            durable.write(self._file, msgspec.json.encode(self._floor))
 
     def _standing(self, witness: str) -> float:
         if self._floor is None or self._floor.witness != witness:
             return 0.0
-        return self._floor.at_s + self._elapsed() - self._since
+        return self._at + (self._elapsed() - self._since)  # in this order: no bit of what was learned is rounded away
 
 
 def _read(file: Path) -> Floor | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from appliance.inference import models
@@ -180,6 +180,8 @@ def test_a_bundle_is_a_flat_folder(tmp_path: Path, what: str) -> None:
 @given(
     st.lists(st.tuples(st.floats(0, 1e9), st.sampled_from("ab"), st.floats(0, 1e9), st.floats(0, 1e3)), max_size=20),
 )
+@example([(0.0, "a", 0.0, 1.2407037724472616), (256.0, "a", 0.0, 255.0)])  # rounded away
+@example([(0.0, "a", 0.0, 0.0), (6.0, "a", 0.0, 6.0)])  # known to this process already, and not to the next
 def test_time_never_goes_back_under_the_same_witness(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, str, float, float]]
 ) -> None:
