@@ -169,7 +169,9 @@ class Detect:
 
     async def _judge(self) -> None:
         began = time.process_time()
-        await self._tell(await self._detect(self._detector.judge))
+        judged = await self._detect(self._detector.judge)
+        self._gathering.begun()  # before anything is awaited: readings come in while an alarm is written down
+        await self._tell(judged)
         spent = time.process_time()
         self._gathering.judged(spent - began, spent, self._loop.time())
 

@@ -31,9 +31,13 @@ class Gathering:
         enough = self.waiting >= ENOUGH or since_s >= GATHER_S
         return (enough and since_s >= self._pause_s) or self.waiting >= TOGETHER
 
+    def begun(self) -> None:
+        """All that waits is judged now; what is taken while its judgement is told waits for the next one."""
+        self.waiting = 0
+
     def judged(self, took_s: float, spent_s: float, now: float) -> None:
-        """All that waited was judged. It took `took_s` of the processor, of which the process had `spent_s` so far."""
+        """It is judged and told. That took `took_s` of the processor, of which the process had `spent_s` so far."""
         busy = min((spent_s - self._spent_s) / max(now - self._judged_at, took_s, 1e-9), BUSIEST)
         self._busy += (busy - self._busy) * WEIGHT
         self._pause_s = min(took_s / (1.0 - self._busy), LONGEST_PAUSE_S)
-        self.waiting, self._judged_at, self._spent_s = 0, now, spent_s
+        self._judged_at, self._spent_s = now, spent_s

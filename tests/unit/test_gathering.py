@@ -13,6 +13,7 @@ def judged(took_s: float = 0.0) -> Gathering:
     """As of START_S, in a process that has done nothing else."""
     gathering = Gathering()
     gathering.took(1, START_S)
+    gathering.begun()
     gathering.judged(took_s, took_s, START_S)
     return gathering
 
@@ -34,6 +35,7 @@ def pause_s(took_s: float, spent_s: float, lapse_s: float) -> float:
     gathering, now = Gathering(), START_S
     for turn in range(1, 50):
         now += lapse_s
+        gathering.begun()
         gathering.judged(took_s, turn * spent_s, now)
     return next(step / 1e5 for step in range(10_000) if gathering.took(0 if step else ENOUGH, now + step / 1e5))
 
@@ -65,5 +67,15 @@ def test_what_was_judged_waits_no_longer() -> None:
     gathering = Gathering()
     gathering.took(5, START_S)
     assert gathering.waiting == 5
+    gathering.begun()
     gathering.judged(0.0, 0.0, START_S)
     assert gathering.waiting == 0
+
+
+def test_what_comes_while_a_judgement_is_told_waits_for_the_next() -> None:
+    gathering = Gathering()
+    gathering.took(5, START_S)
+    gathering.begun()
+    gathering.took(3, START_S)  # an alarm is being written down meanwhile
+    gathering.judged(0.0, 0.0, START_S)
+    assert gathering.waiting == 3
