@@ -30,6 +30,7 @@ class Kind(StrEnum):
     COMMAND = "command"
     AUDIT = "audit"
     LABEL = "label"
+    DEVICE = "device"
 
 
 class Stage(StrEnum):
@@ -176,7 +177,25 @@ class Label(Struct, frozen=True):
     cause: str = ""  # the channel that weighed most
 
 
-Event = Reading | Block | Score | Alarm | State | Command | Audit | Label
+class Device(Struct, frozen=True):
+    """What is known of the device behind an asset: retained until it is forgotten. The asset's path never changes; the
+    name may."""
+
+    at: int  # when one of these facts last changed
+    name: str  # as a person, else the device itself, calls it
+    source: str = ""  # dialect or connector that brought it
+    identity: str = ""  # by which the source knows it: an address, a serial number
+    maker: str = ""
+    model: str = ""
+    version: str = ""  # of its firmware
+    units: dict[str, str] = field(default_factory=dict)  # point -> UCUM code; empty: a number without a unit
+    settable: list[str] = field(default_factory=list)  # points that can be written
+    available: bool | None = None  # None: it does not say
+    ignored: bool = False  # a person does not want its readings
+    trouble: str = ""  # what is wrong with what it sends, and the remedy
+
+
+Event = Reading | Block | Score | Alarm | State | Command | Audit | Label | Device
 
 EVENTS: dict[Kind, type[Event]] = {
     Kind.READING: Reading,
@@ -187,4 +206,5 @@ EVENTS: dict[Kind, type[Event]] = {
     Kind.COMMAND: Command,
     Kind.AUDIT: Audit,
     Kind.LABEL: Label,
+    Kind.DEVICE: Device,
 }
