@@ -37,9 +37,6 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("new", type=Path, metavar="NEW")
     make.add_argument("patch", type=Path, metavar="PATCH")
     make.add_argument("--factors", type=Path, metavar="FILE", help="LoRA factors, as safetensors, that NEW has merged")
-    make.add_argument(
-        "--no-check", dest="check", action="store_false", help="do not apply the patch to see that it works"
-    )
     make.add_argument("--no-tools", dest="tools", action="store_false", help="do not ask bsdiff and HDiffPatch")
     make.set_defaults(run=_make)
     apply = verbs.add_parser("apply", help="make the new version; again after an interruption, to go on")
@@ -58,7 +55,7 @@ def _make(options: argparse.Namespace) -> None:
 
     began = time.monotonic()
     factors = adapters.read(options.factors) if options.factors else None
-    settings = making.Settings(check=options.check, tools=options.tools, factors=factors)
+    settings = making.Settings(tools=options.tools, factors=factors)
     size = making.make(options.old, options.new, options.patch, settings, lambda line: print(f"  {line}", flush=True))
     whole = sum(path.stat().st_size for path in _files(options.new))
     share = f", {size / whole:.1%} of {whole} bytes" if whole else ""

@@ -1,12 +1,13 @@
 """Makes a patch from two versions, of a file or of a folder: for every file the smallest of what can be sent.
 
 Every way is tried that could win: the codec where the tensors of a file can be told, the old file as a dictionary where
-both are small, and covers, ours and those of other tools that are installed. Host only.
+both are small, and covers, ours and those of other tools that are installed. No patch gets its name before it was
+applied: one that does not give the new version back is made without the codec, then of new bytes alone. Host only.
 """
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from ota.delta import applying, codec, container, covers, formats, generic, matching, packing
 from ota.delta.container import Change, Content, Way
-from ota.delta.errors import DeltaError
+from ota.delta.errors import DeltaError, MismatchError, PatchError
 from ota.delta.files import CHUNK, File, sync_folder
 from ota.delta.matching import Factors
 
@@ -27,9 +28,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """`factors` are low rank changes by the name of the tensor, from the trainer; `check` applies the patch once."""
+    """`factors` are low rank changes by the name of the tensor, from the trainer; `tools`: others are asked as well."""
 
-    check: bool = True
     tools: bool = True
     factors: Factors | None = None
 
@@ -53,8 +53,25 @@ class _Candidate:
         return len(self.index) // container.ENTRY
 
 
+@dataclass(frozen=True)
+class _File:
+    """One file of the new version; `offers` are what could be sent for it, none where the old file stays as it is."""
+
+    name: str
+    old: "_Old | None"
+    new: Path
+    content: Content
+    offers: list[_Candidate]
+
+    def change(self, offer: _Candidate | None) -> Change:
+        source = (self.old.name, self.old.content) if self.old is not None else (None, None)
+        if offer is None:
+            return Change(self.name, self.content, Way.COPY, 0, *source)
+        return Change(self.name, self.content, offer.way, offer.count, *source)
+
+
 def make(old: Path, new: Path, patch: Path, settings: Settings = Settings(), say: Say = lambda line: None) -> int:
-    """Writes `patch` and gives its size in bytes; `say` is told what is being done."""
+    """Writes `patch`, which is applied before it gets its name, and gives its size; `say` is told what is done."""
     folder = new.is_dir()
     if old.is_dir() != folder:
         raise DeltaError(f"{old} and {new} are a file and a folder", "name two files or two folders")
@@ -63,31 +80,55 @@ def make(old: Path, new: Path, patch: Path, settings: Settings = Settings(), say
             stack.enter_context(tempfile.TemporaryDirectory(prefix=".mw-delta-", dir=patch.absolute().parent))
         )
         making = _Making(scratch, stack, settings, say)
-        made = [making.file(*named) for named in _files(old, new, folder)]
-        changes = [change for change, _ in made]
-        index = b"".join(bytes(candidate.index) for _, candidate in made if candidate is not None)
-        head = container.written(changes, folder, index)
-        bodies = [candidate.frames for _, candidate in made if candidate is not None]
-        draft = scratch / "patch"
-        size = _joined(draft, head, bodies)
-        if settings.check:
-            say("checking: applying the patch")
-            applying.apply(old, draft, scratch / "new")
+        files = [making.file(*named) for named in _files(old, new, folder)]
+        draft = first_that_applies(old, _drafts(files, folder, scratch / "patch", making), scratch / "new", say)
+        size = draft.stat().st_size
         draft.replace(patch)
         sync_folder(patch.absolute().parent)
     return size
 
 
-def _joined(draft: Path, head: bytes, bodies: Iterable[BinaryIO]) -> int:
+def first_that_applies(old: Path, drafts: Iterable[Path], new: Path, say: Say) -> Path:
+    """The first draft that gives the new version back, in `new`; DeltaError where none does."""
+    for draft in drafts:
+        say("checking: applying the patch")
+        try:
+            applying.apply(old, draft, new)
+        except (PatchError, MismatchError) as error:
+            say(f"it cannot be applied, which is a fault of this program: {error.message}; making it in another way")
+            continue
+        return draft
+    raise DeltaError(f"no patch from {old} can be applied", "check memory and disk, and send the new version whole")
+
+
+def _drafts(files: Sequence[_File], folder: bool, draft: Path, making: "_Making") -> Iterator[Path]:
+    """The smallest patch; one without the codec; one of new bytes alone."""
+    best = [min(file.offers, key=lambda offer: offer.size, default=None) for file in files]
+    yield _written(files, best, folder, draft)
+    careful: list[_Candidate | None] = []
+    for file in files:
+        generic = [offer for offer in file.offers if offer.way is not Way.TENSORS]
+        careful.append(min(generic, key=lambda offer: offer.size) if generic else making.afresh(file))
+    yield _written(files, careful, folder, draft)
+    yield _written(files, [making.afresh(file) for file in files], folder, draft)
+
+
+def _written(files: Sequence[_File], offers: Sequence[_Candidate | None], folder: bool, draft: Path) -> Path:
+    given = [offer for offer in offers if offer is not None]
+    index = b"".join(bytes(offer.index) for offer in given)
+    changes = [file.change(offer) for file, offer in zip(files, offers, strict=True)]
+    _joined(draft, container.written(changes, folder, index), [offer.frames for offer in given])
+    return draft
+
+
+def _joined(draft: Path, head: bytes, bodies: Iterable[BinaryIO]) -> None:
     with draft.open("wb") as file:
         file.write(head)
         for body in bodies:
             body.seek(0)
             shutil.copyfileobj(body, file, CHUNK)
-        size = file.tell()
     with File(draft) as written:
         written.sync()
-    return size
 
 
 # Which files
@@ -152,16 +193,20 @@ class _Making:
     def __init__(self, scratch: Path, stack: ExitStack, settings: Settings, say: Say) -> None:
         self._scratch, self._stack, self._settings, self._say = scratch, stack, settings, say
 
-    def file(self, name: str, old: _Old | None, new: Path) -> tuple[Change, _Candidate | None]:
+    def file(self, name: str, old: _Old | None, new: Path) -> _File:
         content = _content(new)
         if old is not None and old.content == content:
             self._say(f"{name}: as it was")
-            return Change(name, content, Way.COPY, 0, old.name, old.content), None
-        best = self._best(name, old, new, content)
-        source = (old.name, old.content) if old is not None else (None, None)
-        return Change(name, content, best.way, best.count, *source), best
+            return _File(name, old, new, content, [])
+        return _File(name, old, new, content, self._offers(name, old, new, content))
 
-    def _best(self, name: str, old: _Old | None, new: Path, content: Content) -> _Candidate:
+    def afresh(self, file: _File) -> _Candidate | None:
+        """New bytes alone, where it is not as it was."""
+        if not file.offers:
+            return None
+        return self._by_covers(_mapped(None), _mapped(file.new), [], None)
+
+    def _offers(self, name: str, old: _Old | None, new: Path, content: Content) -> list[_Candidate]:
         tried: list[_Candidate] = []
 
         def add(candidate: _Candidate | None) -> bool:
@@ -173,16 +218,16 @@ class _Making:
         if old is not None:
             if max(old.content.size, content.size) <= generic.DICTIONARY_BYTES:
                 add(self._by_dictionary(old.path, new))
-            add(self._by_tensors(old.path, new))
+            add(self._by_tensors(name, old.path, new))
         if tried and content.size > COVERED_BYTES:
-            return min(tried, key=lambda candidate: candidate.size)
+            return tried
         mapped = _mapped(old.path if old is not None else None), _mapped(new)
         least = min((candidate.size for candidate in tried), default=None)
         # Where our covers are far from the best, those of others would not make up for it.
         if add(self._by_covers(*mapped, covers.find(*mapped), least)) and old is not None and self._settings.tools:
             for found in covers.of_tools(old.path, new):
                 add(self._by_covers(*mapped, found, least))
-        return min(tried, key=lambda candidate: candidate.size)
+        return tried
 
     def _candidate(self, way: Way) -> _Candidate:
         return _Candidate(way, self._stack.enter_context(tempfile.TemporaryFile(dir=self._scratch)), bytearray())
@@ -203,24 +248,31 @@ class _Making:
             candidate.add(frame, new[number * generic.FRAME : (number + 1) * generic.FRAME].tobytes())
         return candidate
 
-    def _by_tensors(self, old: Path, new: Path) -> _Candidate | None:
-        """None where the tensors of a file cannot be told."""
+    def _by_tensors(self, name: str, old: Path, new: Path) -> _Candidate | None:
+        """None where the tensors of a file cannot be told, or the codec fails on them."""
         before, after = formats.read(old), formats.read(new)
         if not after.layout.tensors:
             return None
+        try:
+            with File(old) as source, File(new) as target:
+                return self._encoded(before, source, after, target)
+        except (PatchError, ArithmeticError, np.linalg.LinAlgError) as error:
+            self._say(f"{name}: the codec fails, which is a fault of this program: {error}")
+            return None
+
+    def _encoded(self, before: formats.Model, source: File, after: formats.Model, target: File) -> _Candidate:
         candidate = self._candidate(Way.TENSORS)
-        with File(old) as source, File(new) as target:
-            pairs = matching.match(before, source, after, target, self._settings.factors)
-            encoded = codec.encode(source, target, pairs)
-            try:
-                candidate.add(encoded.tables)
-                end = 0
-                for segment in encoded.segments():
-                    frame = container.framed(segment, end)
-                    end = segment.parts[-1].offset + segment.parts[-1].size
-                    candidate.add(frame, b"" if segment.is_copy else _given(target, segment))
-            finally:
-                encoded.close()
+        pairs = matching.match(before, source, after, target, self._settings.factors)
+        encoded = codec.encode(source, target, pairs)
+        try:
+            candidate.add(encoded.tables)
+            end = 0
+            for segment in encoded.segments():
+                frame = container.framed(segment, end)
+                end = segment.parts[-1].offset + segment.parts[-1].size
+                candidate.add(frame, b"" if segment.is_copy else _given(target, segment))
+        finally:
+            encoded.close()
         return candidate
 
 

@@ -145,7 +145,7 @@ def _ours(pair: Pair) -> tuple[Command, Command]:
     base: list[str | Path] = [sys.executable, "-m", "ota.delta"]
     factors: list[str | Path] = ["--factors", pair.factors] if pair.factors else []
     return (
-        lambda old, new, patch: [*base, "make", old, new, patch, "--no-check", *factors],
+        lambda old, new, patch: [*base, "make", old, new, patch, *factors],
         lambda old, new, patch: [*base, "apply", old, patch, new],
     )
 
