@@ -17,6 +17,7 @@ from ota.manifest import Bundle, Host, Needs
 from ota.publish import founding, goods
 from ota.publish.founding import People
 from ota.publish.workshop import Settings, Workshop
+from ota.sealed import Unwrapper
 from ota.sources import Patience, Repository
 from ota.store import Store
 from ota.supply import Apply, Means, Supply, in_a_process_of_its_own
@@ -130,9 +131,14 @@ class Box:
         return StoredTimes(self.folder / "floor", BUILT, lambda: self.clock, lambda: 0.0)
 
     def supply(
-        self, repository: Repository, fleet: str = FLEET, apply: Apply = in_a_process_of_its_own, budget: int = 1 << 30
+        self,
+        repository: Repository,
+        fleet: str = FLEET,
+        apply: Apply = in_a_process_of_its_own,
+        budget: int = 1 << 30,
+        unwrapper: Unwrapper | None = None,
     ) -> Supply:
-        means = Means(budget, Host("1.0", 1 << 30), apply)
+        means = Means(budget, Host("1.0", 1 << 30), apply, unwrapper)
         return Supply(self.trust(), repository, fleet, self.store, self.folder / "updates", means)
 
 

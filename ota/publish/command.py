@@ -1,10 +1,12 @@
 """millwright-publish: makes a repository of updates, as static files for any web server.
 
     millwright-publish key FILE                            a key of one's own, and FILE.pub for the others
+    millwright-publish fleetkey FILE                       a key that a fleet opens its models with, and FILE.pub
     millwright-publish init WORKSHOP --fleet F ...         the roles and who signs them
     millwright-publish add WORKSHOP BUNDLE --fleet F       a model; or --image FILE NAME VERSION
     millwright-publish delta WORKSHOP --fleet F NAME       deltas from the last versions, where they are worth it
     millwright-publish campaign WORKSHOP --fleet F FILE    who takes which version, and when
+    millwright-publish seal WORKSHOP --fleet F --to FILE   models of this fleet are encrypted from now on
     millwright-publish sign WORKSHOP --key K               a signature to what waits; publishes what has enough
     millwright-publish rotate WORKSHOP ROLE --add K --remove KEYID
     millwright-publish usb WORKSHOP STICK --key K          the repository on a stick, signed for longer
@@ -21,16 +23,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
 from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from ota import courier
 from ota.errors import OtaError, PublishError
 from ota.manifest import Needs
-from ota.publish import founding, goods, keys
+from ota.publish import founding, goods, keys, sealing
 from ota.publish.founding import People
 from ota.publish.workshop import Settings, Workshop
-from ota.trust import OS_RELEASE
+from ota.trust import OS_RELEASE, models_role
 
 PASSPHRASE = "MILLWRIGHT_PASSPHRASE"
 _MADE = {"root": 5, "targets": 3, "release": 2, "online": 1, "courier": 1}
@@ -61,6 +64,20 @@ def _key(options: argparse.Namespace) -> None:
         keys.write_public(keys.public(options.key, secret), Path(f"{options.pub or 'token'}.pub"))
     else:
         keys.create(Path(options.key), secret)
+
+
+def _fleetkey(options: argparse.Namespace) -> None:
+    made = sealing.create(options.key)
+    print(f"recipient {made}\n{options.key}: for the vaults of the fleet's boxes alone; keep a copy offline")
+
+
+def _seal(options: argparse.Namespace) -> None:
+    workshop, fleet = Workshop(options.workshop), _fleet(options)
+    workshop.targets(models_role(fleet))
+    lines = tuple(sealing.read_public(path) for path in options.to or ())
+    workshop.configure(replace(workshop.settings, sealed={**workshop.settings.sealed, fleet: lines}))
+    named = ", ".join(sealing.recipients(lines))
+    print(f"{fleet}: what is added from now on is {f'encrypted for {named}' if named else 'not encrypted'}")
 
 
 def _init(options: argparse.Namespace) -> None:
@@ -143,7 +160,7 @@ def _rotate(options: argparse.Namespace) -> None:
     workshop = Workshop(options.workshop)
     staged = founding.rotate(workshop, options.role, _publics(options.add), options.remove or ())
     if options.online:
-        workshop.configure(Settings(options.online, workshop.settings.days))
+        workshop.configure(replace(workshop.settings, online_key=options.online))
     print(f"to be signed anew: {', '.join(staged)}")
     _sign_and_release(workshop, options.key)
 
@@ -218,6 +235,14 @@ def _parser() -> argparse.ArgumentParser:
     key.add_argument("--pub", metavar="NAME", help="of a token: write NAME.pub")
     key.set_defaults(run=_key)
 
+    fleetkey = verbs.add_parser("fleetkey", help="make a key that a fleet opens its models with")
+    fleetkey.add_argument("key", type=Path, metavar="FILE")
+    fleetkey.set_defaults(run=_fleetkey)
+
+    seal = _verb(verbs, "seal", _seal, "encrypt the models of a fleet from now on", keyed=False)
+    seal.add_argument("--fleet", required=True, metavar="NAME")
+    seal.add_argument("--to", type=Path, action="append", metavar="FILE.pub", help="the fleet's public key; none: stop")
+
     init = _verb(verbs, "init", _init, "found a repository")
     init.add_argument("--fleet", action="append", required=True, metavar="NAME")
     for what in ("root", "targets", "release"):
@@ -260,16 +285,16 @@ def _parser() -> argparse.ArgumentParser:
     usb.add_argument("--fleet", action="append", metavar="NAME", help="only this one; all by default")
     usb.add_argument("--days", type=float, default=goods.STICK_DAYS, help="how long it is good for (90)")
 
-    _verb(verbs, "status", _status, "what is published and what waits")
+    _verb(verbs, "status", _status, "what is published and what waits", keyed=False)
     return parser
 
 
 def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: object, does: str
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: object, does: str, keyed: bool = True
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=does)
     parser.add_argument("workshop", type=Path, metavar="WORKSHOP")
-    if name != "status":
+    if keyed:
         parser.add_argument("--key", action="append", required=name == "usb", metavar="KEY", help="sign with this key")
     parser.set_defaults(run=run)
     return parser

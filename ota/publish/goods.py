@@ -17,6 +17,7 @@ from ota.campaign import Campaign, Progress
 from ota.courier import Receipt
 from ota.errors import PublishError
 from ota.manifest import Bundle, Content, Delta, Image, Needs
+from ota.publish import sealing
 from ota.publish.workshop import Workshop
 from ota.trust import OS_RELEASE, models_role, role_of
 
@@ -47,13 +48,28 @@ def add_bundle(workshop: Workshop, fleet: str, folder: Path, needs: Needs) -> Bu
     role, path = models_role(fleet), manifest.path_of(content, fleet)
     targets = workshop.targets(role)
     there = targets.targets.get(path)
-    if there is not None and manifest.read(there.custom) != content:
+    published = manifest.read(there.custom) if there is not None else None
+    if there is not None and (not isinstance(published, Bundle) or sealing.bare(published) != content):
         raise PublishError(f"there is another {name} {version}", "Raise the version.")
-    with tempfile.TemporaryDirectory() as temporary:
-        packed = Path(temporary) / "packed"
-        bundle.pack(folder, packed)
-        _stage(workshop, role, targets, workshop.put(packed, path, manifest.custom(content)))
+    lines = workshop.settings.sealed.get(fleet, ())
+    if there is None or not isinstance(published, Bundle) or not sealing.is_for(published.sealed, lines):
+        with tempfile.TemporaryDirectory() as temporary:
+            packed = Path(temporary) / "packed"
+            bundle.pack(folder, packed)
+            there = _put(workshop, fleet, content, packed)
+            if lines:
+                workshop.keep_plain(packed, content.bundle)
+    _stage(workshop, role, targets, there)
     return content
+
+
+def _put(workshop: Workshop, fleet: str, content: Bundle | Delta, file: Path) -> TargetFile:
+    """Into the repository: as it is, or encrypted where the fleet has a key for that."""
+    path, lines = manifest.path_of(content, fleet), workshop.settings.sealed.get(fleet, ())
+    if lines:
+        target = file.with_name(f"{file.name}.sealed")
+        content, file = sealing.seal(content, fleet, lines, file, target), target
+    return workshop.put(file, path, manifest.custom(content))
 
 
 def add_image(workshop: Workshop, name: str, version: str, image: Path, needs: Needs) -> Image:
@@ -126,9 +142,9 @@ def add_deltas(
             kept = size <= WORTH * whole.length
             made.append(Made(old, size, whole.length, kept))
             if kept:
-                content = Delta(name, newest.version, old.bundle, newest.bundle, newest.unpacked_bytes, 0, newest.needs)
-                path = manifest.path_of(content, fleet)
-                targets.targets[path] = workshop.put(patch, path, manifest.custom(content))
+                needs = sealing.bare(newest).needs
+                content = Delta(name, newest.version, old.bundle, newest.bundle, newest.unpacked_bytes, 0, needs)
+                targets.targets[manifest.path_of(content, fleet)] = _put(workshop, fleet, content, patch)
     workshop.stage(role, targets)
     return made
 
@@ -141,9 +157,13 @@ def _drop_deltas(targets: Targets, name: str, kept: set[str]) -> None:
 
 
 def _unpacked(workshop: Workshop, content: Bundle, target: TargetFile, folder: Path) -> Path:
-    bundle.unpack(workshop.place(target), folder, content.unpacked_bytes)
+    packed = workshop.plain(content.bundle) if content.sealed else workshop.place(target)
+    try:
+        bundle.unpack(packed, folder, content.unpacked_bytes)
+    except FileNotFoundError as error:
+        raise PublishError(f"{packed} is not here", "Make deltas where the bundle was added.") from error
     if bundle.digest(folder) != content.bundle:
-        raise PublishError(f"{workshop.place(target)} is damaged", "Bring it back from a copy of the repository.")
+        raise PublishError(f"{packed} is damaged", "Bring it back from a copy of the repository.")
     return folder
 
 

@@ -5,6 +5,7 @@
         staged/<role>.json        the next version of a role, until enough have signed
         repository/metadata/      static files for any web server: <version>.<role>.json, timestamp.json
         repository/targets/       <folder>/<hash>.<name>
+        plain/<content hash>      bundles as they were before they were encrypted, packed; never shown to anybody
 
 What is published is never changed. The timestamp is written last: until then nobody sees anything of the rest.
 """
@@ -40,10 +41,11 @@ MOVING = (Snapshot.type, Timestamp.type)  # signed by machines, again and again
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """`days` by kind of role."""
+    """`days` by kind of role; `sealed`: the public keys by fleet that its models are encrypted for."""
 
     online_key: str = ""
     days: dict[str, float] = field(default_factory=lambda: dict(DAYS))
+    sealed: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Workshop:
@@ -115,14 +117,15 @@ class Workshop:
         """A file, under its name with its hash. Nobody asks for it before a role that names it is published."""
         target = TargetFile.from_file(path, str(source), ["sha256"])
         target.unrecognized_fields["custom"] = custom
-        place = self.place(target)
-        if not place.is_file():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            draft = place.with_name(f".{place.name}")
-            shutil.copyfile(source, draft)
-            durable.sync_file(draft)
-            durable.move(draft, place)
+        _copy(source, self.place(target))
         return target
+
+    def keep_plain(self, packed: Path, digest: str) -> None:
+        """A bundle that nobody can take from the repository again."""
+        _copy(packed, self.plain(digest))
+
+    def plain(self, digest: str) -> Path:
+        return self.folder / "plain" / digest
 
     def place(self, target: TargetFile) -> Path:
         """Where the file of a target is."""
@@ -266,6 +269,16 @@ class Workshop:
 
     def _write(self, path: Path, metadata: Metadata[Any]) -> None:
         durable.write(path, metadata.to_bytes(JSONSerializer()))
+
+
+def _copy(source: Path, place: Path) -> None:
+    if place.is_file():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_name(f".{place.name}")
+    shutil.copyfile(source, draft)
+    durable.sync_file(draft)
+    durable.move(draft, place)
 
 
 def _read(path: Path) -> Metadata[Any] | None:

@@ -207,6 +207,21 @@ def test_the_same_version_with_another_content_is_refused(desk: Desk) -> None:
     assert "Raise the version" in desk.do("add", desk.workshop, again, "--fleet", "plant-a", *desk.makers, code=1)
 
 
+def test_models_of_a_fleet_are_encrypted_from_then_on(desk: Desk) -> None:
+    said = desk.do("fleetkey", desk.folder / "fleet")
+    recipient = said.split()[1]
+    assert (desk.folder / "fleet").stat().st_mode & 0o077 == 0
+    assert "is not there yet" in desk.do("fleetkey", desk.folder / "fleet", code=1)
+    named = ["--fleet", "plant-a", "--to", desk.folder / "fleet.pub"]
+    assert f"encrypted for {recipient}" in desk.do("seal", desk.workshop, *named)
+    desk.do("add", desk.workshop, model(desk.folder, "1.0.0"), "--fleet", "plant-a", *desk.makers)
+    [content] = desk.offers()
+    assert isinstance(content, Bundle)
+    assert list(content.sealed) == [recipient]
+    assert "not encrypted" in desk.do("seal", desk.workshop, "--fleet", "plant-a")
+    assert "there is no role" in desk.do("seal", desk.workshop, "--fleet", "plant-x", code=1)
+
+
 def test_a_private_key_is_never_in_the_clear(desk: Desk) -> None:
     for path in desk.keys.iterdir():
         if path.suffix != ".pub":
