@@ -39,5 +39,5 @@ class Gathering:
         """It is judged and told. That took `took_s` of the processor, of which the process had `spent_s` so far."""
         busy = min((spent_s - self._spent_s) / max(now - self._judged_at, took_s, 1e-9), BUSIEST)
         self._busy += (busy - self._busy) * WEIGHT
-        self._pause_s = min(took_s / (1.0 - self._busy), LONGEST_PAUSE_S)
+        self._pause_s = min(took_s * self._busy / (1.0 - self._busy), LONGEST_PAUSE_S)
         self._judged_at, self._spent_s = now, spent_s
