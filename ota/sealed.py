@@ -12,6 +12,7 @@ holds the private key is behind `Unwrapper`: this box's vault.
 What opens is written beside its name and renamed at the end: nobody sees the first half of a forgery.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +34,8 @@ _CONTEXT = "millwright/payload/1"
 class Unwrapper(Protocol):
     """Holds private keys of a fleet, and never gives them away."""
 
-    def unwrap(self, recipient: str, wrapped: bytes, info: bytes) -> bytes | None:
-        """None where it has no key of this recipient. SealedError: another key's, or altered. StorageError: it cannot
+    def unwrap(self, wanted: str, wrapped: bytes, info: bytes) -> bytes | None:
+        """None where it has no key of the recipient `wanted`. SealedError: another key's, or altered. StorageError: it cannot
         be asked now."""
         ...
 
@@ -42,6 +43,11 @@ class Unwrapper(Protocol):
 def context(fleet: str, path: str, version: str) -> bytes:
     """What a file is of: whoever takes it for another one cannot open it."""
     return msgspec.json.encode([_CONTEXT, fleet, path, version])
+
+
+def recipient(public: bytes) -> str:
+    """How a fleet's public key is named in signed data."""
+    return hashlib.sha256(public).hexdigest()[:16]
 
 
 def seal(source: Path, target: Path, key: bytes, of: bytes) -> None:

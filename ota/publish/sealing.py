@@ -10,7 +10,6 @@ deltas of them. In the open remain names, versions, sizes and content hashes; an
 
 import base64
 import binascii
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +43,7 @@ def create(path: Path) -> str:
         path.with_name(f"{path.name}.pub").write_text(f"{base64.b64encode(public).decode()}\n")
     except OSError as error:
         raise PublishError(f"{path}: {error.strerror}", "Name a file that is not there yet.") from error
-    return recipient(public)
+    return sealed.recipient(public)
 
 
 def read_public(path: Path) -> str:
@@ -57,14 +56,9 @@ def read_public(path: Path) -> str:
     return line
 
 
-def recipient(public: bytes) -> str:
-    """How a public key is named in signed data."""
-    return hashlib.sha256(public).hexdigest()[:16]
-
-
 def recipients(lines: Sequence[str]) -> dict[str, bytes]:
     """Public keys by their ids."""
-    return {recipient(public): public for public in map(_public, lines)}
+    return {sealed.recipient(public): public for public in map(_public, lines)}
 
 
 def seal(content: Bundle | Delta, fleet: str, lines: Sequence[str], plain: Path, target: Path) -> Bundle | Delta:

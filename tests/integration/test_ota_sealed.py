@@ -3,15 +3,19 @@
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from msgspec.structs import replace
 
-from appliance.errors import SealError
+from appliance.errors import VaultError
+from appliance.services.unwrapping import FleetKeys
 from appliance.vault import hpke
+from appliance.vault.memory import MemoryKeeper
+from appliance.vault.secret import Secret
 from ota import bundle, manifest, sealed
 from ota.delta.making import make
-from ota.errors import ManifestError, MissingError, PublishError, SealedError, StorageError
+from ota.errors import ManifestError, MissingError, PublishError, StorageError
 from ota.manifest import SEALED, Bundle, Delta
 from ota.publish import goods, sealing
 from ota.publish.workshop import Workshop
@@ -20,18 +24,12 @@ from ota.trust import models_role
 from tests.updates import FLEET, Box, Publisher, Server, model, serving
 
 
-class Vault:
-    """The fleet's private keys, behind what the vault's own code makes of them."""
-
-    def __init__(self, *privates: bytes) -> None:
-        self._privates = {sealing.recipient(hpke.public_of(private)): private for private in privates}
-
-    def unwrap(self, recipient: str, wrapped: bytes, info: bytes) -> bytes | None:
-        private = self._privates.get(recipient)
-        try:
-            return hpke.unwrap(private, wrapped, info) if private is not None else None
-        except SealError as error:
-            raise SealedError(error.message, error.remedy) from error
+def vault(*privates: bytes) -> FleetKeys:
+    """The vault of a box, with these keys of its fleet."""
+    keeper = MemoryKeeper(lambda: 0)
+    for number, private in enumerate(privates):
+        keeper.put(f"fleet/key-{number}", Secret(private))
+    return FleetKeys(keeper)
 
 
 @pytest.fixture
@@ -81,7 +79,7 @@ def test_a_fleet_opens_whole_models_and_deltas(
     publisher: Publisher, server: Server, box: Box, key: bytes, tmp_path: Path
 ) -> None:
     first = publisher.add(model(tmp_path, "1.0.0", CONTENT))
-    supply = box.supply(server.repository(), unwrapper=Vault(key))
+    supply = box.supply(server.repository(), unwrapper=vault(key))
     install(supply, box, first)
     second = publisher.add(model(tmp_path, "2.0.0", b"new" + CONTENT))
     [made] = goods.add_deltas(publisher.workshop, FLEET, "pump", 1, make)
@@ -107,7 +105,7 @@ def test_with_a_key_of_each_kind_and_two_recipients(
     wanted = publisher.add(model(tmp_path, "1.0.0"))
     for number, (private, _) in enumerate(pairs):
         other = Box(tmp_path / f"box-{number}", publisher.root)
-        assert install(other.supply(server.repository(), unwrapper=Vault(private)), other, wanted).is_dir()
+        assert install(other.supply(server.repository(), unwrapper=vault(private)), other, wanted).is_dir()
 
 
 def test_a_box_without_a_vault_is_not_offered_what_it_cannot_open(
@@ -122,12 +120,12 @@ def test_a_box_without_this_key_waits_for_it(
     publisher: Publisher, server: Server, box: Box, key: bytes, tmp_path: Path
 ) -> None:
     wanted = publisher.add(model(tmp_path, "1.0.0"))
-    supply = box.supply(server.repository(), unwrapper=Vault(hpke.generate()[0]))
+    supply = box.supply(server.repository(), unwrapper=vault(hpke.generate()[0]))
     supply.bring(wanted)
     supply.verify(wanted)
     with pytest.raises(StorageError, match="no key here opens it"):
         supply.make(wanted)
-    assert box.store.add(box.supply(server.repository(), unwrapper=Vault(key)).make(wanted), wanted.bundle).is_dir()
+    assert box.store.add(box.supply(server.repository(), unwrapper=vault(key)).make(wanted), wanted.bundle).is_dir()
 
 
 def test_a_wrapped_key_of_another_file_opens_nothing(
@@ -141,7 +139,7 @@ def test_a_wrapped_key_of_another_file_opens_nothing(
     new.custom[manifest.KEY]["sealed"] = old.custom[manifest.KEY]["sealed"]
     role = models_role(FLEET)
     publisher.forge(role, targets, publisher.keys.of(role))
-    supply = box.supply(server.repository(), unwrapper=Vault(key))
+    supply = box.supply(server.repository(), unwrapper=vault(key))
     supply.bring(wanted)
     with pytest.raises(ManifestError, match="another key or another purpose"):
         supply.make(wanted)
@@ -162,7 +160,7 @@ def test_another_fleets_file_under_this_fleets_name_does_not_open(
     targets.targets = {target.path: target}
     role = models_role(FLEET)
     publisher.forge(role, targets, publisher.keys.of(role))
-    supply = box.supply(server.repository(), unwrapper=Vault(key))
+    supply = box.supply(server.repository(), unwrapper=vault(key))
     supply.bring(first)
     with pytest.raises(ManifestError, match="another key or another purpose"):
         supply.make(first)
@@ -171,9 +169,9 @@ def test_another_fleets_file_under_this_fleets_name_does_not_open(
 def test_a_sealed_delta_that_does_not_open_is_gone_around(
     publisher: Publisher, server: Server, box: Box, key: bytes, tmp_path: Path
 ) -> None:
-    vault = Vault(key)
+    keys = vault(key)
     first = publisher.add(model(tmp_path, "1.0.0", CONTENT))
-    install(box.supply(server.repository(), unwrapper=vault), box, first)
+    install(box.supply(server.repository(), unwrapper=keys), box, first)
     second = publisher.add(model(tmp_path, "2.0.0", bytes(reversed(CONTENT))))
     goods.add_deltas(publisher.workshop, FLEET, "pump", 1, lambda old, new, patch: patch.write_bytes(b"x"))
     targets = publisher.workshop.targets(models_role(FLEET))
@@ -182,7 +180,7 @@ def test_a_sealed_delta_that_does_not_open_is_gone_around(
     delta.custom[manifest.KEY]["sealed"] = whole.custom[manifest.KEY]["sealed"]
     publisher.workshop.stage(models_role(FLEET), targets)
     publisher.publish()
-    supply = box.supply(server.repository(), unwrapper=vault)
+    supply = box.supply(server.repository(), unwrapper=keys)
     assert supply.route(second.bundle, supply.offers()[0]).kind == "delta"
     assert install(supply, box, second).is_dir()
 
@@ -197,7 +195,7 @@ def test_a_change_of_keys_seals_anew_and_the_open_parts_stay(
     assert publisher.targets().targets[before.path].hashes == before.hashes  # nothing was made anew
     other = given_to(publisher, tmp_path / "second")
     publisher.add(folder)
-    assert install(box.supply(server.repository(), unwrapper=Vault(other)), box, wanted).is_dir()
+    assert install(box.supply(server.repository(), unwrapper=vault(other)), box, wanted).is_dir()
     seal_for(publisher.workshop)
     publisher.add(folder)
     plain = Box(tmp_path / "plain", publisher.root)
@@ -209,6 +207,22 @@ def test_deltas_are_made_where_the_plain_models_are(publisher: Publisher, key: b
     publisher.workshop.plain(added[0].bundle).unlink()
     with pytest.raises(PublishError, match="is not here"):
         goods.add_deltas(publisher.workshop, FLEET, "pump", 1, make)
+
+
+def test_a_vault_that_cannot_be_asked_is_asked_later(
+    publisher: Publisher, server: Server, box: Box, key: bytes, tmp_path: Path
+) -> None:
+    wanted = publisher.add(model(tmp_path, "1.0.0"))
+    for unwrapper, what in ((FleetKeys(Locked(lambda: 0)), "locked"), (vault(b"no key"), "is no private key")):
+        supply = box.supply(server.repository(), unwrapper=unwrapper)
+        supply.bring(wanted)
+        with pytest.raises(StorageError, match=what):
+            supply.make(wanted)
+
+
+class Locked(MemoryKeeper):
+    def entries(self, prefix: str = "") -> NoReturn:
+        raise VaultError("the vault is locked", "millwright vault open")
 
 
 @pytest.mark.parametrize("line", ["", "AAAA", "no base64", "Aw=="])
