@@ -35,8 +35,8 @@ class Unwrapper(Protocol):
     """Holds private keys of a fleet, and never gives them away."""
 
     def unwrap(self, wanted: str, wrapped: bytes, info: bytes) -> bytes | None:
-        """None where it has no key of the recipient `wanted`. SealedError: another key's, or altered. StorageError: it cannot
-        be asked now."""
+        """None where it has no key of the recipient `wanted`. SealedError: another key's, another file's, altered.
+        StorageError: it cannot be asked now."""
         ...
 
 
