@@ -61,7 +61,25 @@ def label_table(db: "Database") -> None:
     db.table("label").create_index(["asset", "at", "verdict", "since", "until"], unique=True)
 
 
-SCHEMAS: dict[str, tuple[Migration, ...]] = {"history": (history_tables,), "alarms": (alarm_tables, label_table)}
+def outbox_tables(db: "Database") -> None:
+    """What waits to leave. `first` is 0 until a frame's entries have numbers; `said` is the last state of each key,
+    `recent` recognises what the bus delivers a second time, `book` counts and remembers marks."""
+    whole = ("lane", "first", "last", "count", "level")
+    columns = {"id": int, **dict.fromkeys(whole, int), "key": str, "data": bytes}
+    db.table("frame").create(columns, pk="id", not_null=set(columns))
+    db.table("frame").create_index(["lane", "first"])
+    db.execute("CREATE INDEX frame_key ON frame (key) WHERE key <> ''")
+    db.table("said").create({"id": int, "key": str, "digest": bytes}, pk="id", not_null={"key", "digest"})
+    db.table("said").create_index(["key"], unique=True)
+    db.table("recent").create({"id": int, "marks": bytes}, pk="id", not_null={"marks"})
+    db.table("book").create({"name": str, "value": int}, pk="name", not_null={"value"})
+
+
+SCHEMAS: dict[str, tuple[Migration, ...]] = {
+    "history": (history_tables,),
+    "alarms": (alarm_tables, label_table),
+    "outbox": (outbox_tables,),
+}
 
 
 def latest(schema: str) -> int:
