@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def commands() -> list[str]:
-    """The files of `appliance/cli` that are commands."""
-    return [name for name in plugins.names("appliance.cli") if name not in cli.SHARED]
+    """The files of `appliance/cli` that are commands, with a dash where a file's name has an underscore."""
+    return [name.replace("_", "-") for name in plugins.names("appliance.cli") if name not in cli.SHARED]
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -53,7 +53,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in _asked(parser, rest):
-        importlib.import_module(f"appliance.cli.{name}").register(subparsers)
+        importlib.import_module(f"appliance.cli.{name.replace('-', '_')}").register(subparsers)
     return parser.parse_args(rest, namespace)
 
 

@@ -255,6 +255,7 @@ class Detect:
             "normal": partial(self._judged_by_person, Verdict.NORMAL),
             "fault": partial(self._judged_by_person, Verdict.FAULT),
             "relearn": self._relearn,
+            "ping": lambda _: {},  # whoever asks wants to know whether it lives
             **(self._roster.handlers() if self._roster is not None else {}),
         }
 
