@@ -10,7 +10,7 @@ from appliance.events import codec, topics
 from appliance.events.schema import ANOMALY, Alarm, AlarmState, Kind, Label
 from appliance.inference.detector.alarms import AlarmBook, Change
 from appliance.inference.detector.feedback import REPORTED, Feedback
-from appliance.inference.detector.rounds import FLAT, MISSING, RANGE, WEAR
+from appliance.inference.detector.findings import FLAT, MISSING, RANGE, WEAR
 from appliance.runtime.service import Clock
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from appliance.events.schema import ANOMALY, Reading, Severity, Verdict
 from appliance.inference.detector.alarms import AlarmBook
 from appliance.inference.detector.detector import Detector
 from appliance.inference.detector.feedback import Feedback, Said
+from appliance.inference.detector.findings import FLAT, MISSING, RANGE, WEAR, Finding
 from appliance.inference.detector.quality import Limit
-from appliance.inference.detector.rounds import FLAT, MISSING, RANGE, WEAR, Finding, Rounds
+from appliance.inference.detector.rounds import Rounds
 from appliance.inference.detector.settings import DetectorSettings
 from appliance.inference.detector.trend import BLOCK, Batch, Goal, Trends, medians
 

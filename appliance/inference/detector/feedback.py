@@ -20,7 +20,8 @@ from appliance.errors import MillwrightError
 from appliance.events.schema import ANOMALY, Alarm, AlarmState, Label, Severity, Stage, Verdict
 from appliance.inference.detector.alarms import AlarmBook, Change
 from appliance.inference.detector.detector import Detector
-from appliance.inference.detector.rounds import FLAT, MISSING, RANGE, WEAR, Finding, Rounds
+from appliance.inference.detector.findings import FLAT, MISSING, RANGE, WEAR, Finding
+from appliance.inference.detector.rounds import Rounds
 
 REPORTED = "reported"  # the condition of an alarm that a person raised
 LEARNED = "learning-period"  # the condition of a label about one
