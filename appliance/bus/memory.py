@@ -91,7 +91,8 @@ class MemoryBus:
         self._inbox = Inbox(self.ledger, self._settle, lambda: None)
         self._waiting: list[Message] = []  # QoS 1 for a broker that is away
         self._callbacks: list[Callable[[], None]] = []
-        self._connected = asyncio.Event()
+        self._connected, self._gone = asyncio.Event(), asyncio.Event()
+        self._gone.set()
 
     @property
     def connected(self) -> bool:
@@ -134,6 +135,14 @@ class MemoryBus:
         for message in messages:
             self.publish(message.topic, message.payload, qos=message.qos, retain=message.retain)
 
+    @property
+    def unacknowledged(self) -> int:
+        return len(self._waiting)
+
+    async def wait_lost(self) -> str:
+        await self._gone.wait()
+        return "it was stopped"
+
     async def drain(self) -> None:
         await asyncio.sleep(0)
         if self._waiting:
@@ -171,6 +180,7 @@ class MemoryBus:
         for subscription in self._inbox.subscriptions:
             self._stand(subscription.filters, subscription.qos)
         self._connected.set()
+        self._gone.clear()
         waiting, self._waiting = self._waiting, []
         for message in waiting:
             self._broker.accept(message)
@@ -179,6 +189,7 @@ class MemoryBus:
 
     def disconnect(self) -> None:
         self._connected.clear()
+        self._gone.set()
         self._inbox.void_ids()
         if self._session is not None:
             self._session.bus = None

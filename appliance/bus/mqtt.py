@@ -71,6 +71,8 @@ class MqttBus:
         self._answers: dict[int, asyncio.Future[Sequence[str]]] = {}
         self._standing: set[str] = set()  # filters that the broker knows of on this connection
         self._connected = asyncio.Event()
+        self._gone = asyncio.Event()  # the opposite
+        self._gone.set()
         self._idle = asyncio.Event()
         self._lost: asyncio.Future[str] | None = None
         self._callbacks: list[Callable[[], None]] = []
@@ -126,6 +128,14 @@ class MqttBus:
                     if message.qos:
                         self._outgoing.add(message)
                 self._send_outgoing()
+
+    @property
+    def unacknowledged(self) -> int:
+        return len(self._outgoing)
+
+    async def wait_lost(self) -> str:
+        await self._gone.wait()
+        return self._trouble
 
     async def drain(self) -> None:
         while self._outgoing or (self._wire is not None and self._wire.backlog):
@@ -198,6 +208,7 @@ class MqttBus:
             raise BusError(f"it refuses us: {refusal}")
         await self._subscribe_all()
         self._connected.set()
+        self._gone.clear()
         self._send_outgoing()
         for callback in self._callbacks:
             self._call(callback)
@@ -251,7 +262,10 @@ class MqttBus:
         wire, self._wire = self._wire, None
         wire.close()
         self._session.hang_up()
+        if self.connected:
+            self._trouble = reason
         self._connected.clear()
+        self._gone.set()
         self._standing.clear()
         self._inbox.void_ids()
         self._outgoing.rewind()

@@ -84,6 +84,13 @@ class Bus(Protocol):
     async def drain(self) -> None:
         """Wait until everything published has left, QoS 1 acknowledged."""
 
+    @property
+    def unacknowledged(self) -> int:
+        """Messages of QoS 1 that the broker has not taken over yet."""
+
+    async def wait_lost(self) -> str:
+        """Until the connection that there is ends, or at once where there is none: why."""
+
     def subscribe(
         self, *filters: str, qos: int = 0, capacity: int = CAPACITY
     ) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:

@@ -764,3 +764,25 @@ def test_packet_ids_are_reused_without_a_clash() -> None:
         assert {again[at] for at in range(0, len(again), 7)} == {0x3A}  # with DUP
         outgoing.acknowledge(ids[2000:])
         assert len(outgoing) == 0
+
+
+def test_a_loss_is_told_and_what_was_not_taken_over_is_known(play: Play) -> None:
+    async def scenario(rig: Rig) -> None:
+        async with rig.bus() as bus:
+            await bus.wait_connected(PATIENCE_S)
+            bus.publish("a", b"", qos=1)
+            await bus.drain()
+            assert bus.unacknowledged == 0
+            losing = asyncio.ensure_future(bus.wait_lost())
+            await asyncio.sleep(0)
+            assert not losing.done()
+            await rig.stop()
+            assert await losing
+            assert await bus.wait_lost()
+            bus.publish("a", b"", qos=1)
+            assert bus.unacknowledged == 1
+            await rig.start()
+            await bus.drain()
+            assert bus.unacknowledged == 0
+
+    play(scenario)
