@@ -298,25 +298,15 @@ def _infer(config: Config, _: Document) -> Service:
     return Infer(_session_of(config, "infer"), repertoire, config.infer, time.time_ns)
 
 
-def _update(config: Config, _: Document) -> Service:
+def _update(config: Config, document: Document) -> Service:
+    from appliance import updating
     from appliance.inference import inspection
-    from appliance.services.trials import Shelf, Trials
-    from appliance.services.update import FOLDER, Stopping, Update
-    from ota.installer import JOURNAL, Installer, Journal, Parts
-    from ota.local import Local
-
-    bus, shelf, folder = _session_of(config, "update"), library(config), config.paths.state / FOLDER
-    stopping = Stopping()
-    local = Local(folder / "arriving", stopping)
-    trials = Trials(bus, shelf, detector_choice(config).name, config.update, time.time_ns)
 
     def check(bundle: "Bundle") -> None:
         inspection.check(bundle, inference_backend(config, bundle.card.backend))
 
-    def installer() -> Installer:
-        return Installer(Journal(folder / JOURNAL), Parts(local, local, Shelf(shelf, check), trials, trials))
-
-    return Update(bus, installer, trials, local, stopping, shelf, config.update, time.time_ns)
+    bus, follows = _session_of(config, "update"), detector_choice(config).name
+    return updating.service(config, document, bus, library(config), follows, check)
 
 
 def detector_choice(config: Config) -> "Choice":

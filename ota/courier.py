@@ -11,7 +11,7 @@ harm: the box goes by what it knows, and takes from the stick the files that fit
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,13 +19,16 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from ota import durable
 from ota.errors import FetchError
 from ota.manifest import Hash, Name, Version
 from ota.sources import Repository
 
 FOLDER = "millwright"
 MAX_RECEIPTS = 10_000  # of all devices, on one stick
+MAX_WAITING, MAX_KNOWN = 200, 400  # receipts of this box
 _MAX_BYTES = 16 << 10  # of one receipt
+_MAX_KEPT = 8 << 20
 _DEVICE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _NUMBER = re.compile(r"\d{6}\.json")
 
@@ -33,7 +36,8 @@ Sign = Callable[[bytes], str]  # a signature with the device's own key, as text
 
 
 class Receipt(Struct, frozen=True, forbid_unknown_fields=True):
-    """What became of one bundle on one device. `seen` is the version of the snapshot that it knows."""
+    """What became of one bundle on one device. `seen` is the version of the snapshot that it knows, `runs` the bundle
+    that it runs under this model's name since then: a delta can start from there."""
 
     device: Annotated[str, Meta(min_length=1, max_length=64)]
     at_s: Annotated[float, Meta(ge=0)]
@@ -44,6 +48,7 @@ class Receipt(Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(max_length=1000)] = ""
     campaign: Annotated[str, Meta(max_length=64)] = ""
     seen: Annotated[int, Meta(ge=0)] = 0
+    runs: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
     signature: Annotated[str, Meta(max_length=4096)] = ""
 
 
@@ -77,6 +82,52 @@ def leave(stick: Path, receipt: Receipt) -> Path:
     except OSError as error:
         raise FetchError(f"{stick}: {error.strerror}", "The stick cannot be written; the update is done.") from error
     return stick / FOLDER / "receipts" / receipt.device / name
+
+
+class Owed:
+    """Receipts that wait for a stick, in a file; those of what has ended once are not made again."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._kept = _kept(file)
+
+    @property
+    def count(self) -> int:
+        return len(self._kept.waiting)
+
+    def settle(self, receipts: Mapping[str, Receipt], sticks: Iterable[Path]) -> list[Path]:
+        """Take in those that are new, by an id of each; write all that wait on every stick that there is. What was
+        written. A stick that cannot be written leaves them waiting. StorageError."""
+        kept = self._kept
+        new = {key: receipt for key, receipt in receipts.items() if key not in kept.known}
+        if new:
+            known = (*kept.known, *new)[-MAX_KNOWN:]
+            kept = Kept(known, (*kept.waiting, *new.values())[-MAX_WAITING:])
+            self._write(kept)
+        left: list[Path] = []
+        for stick in sticks if kept.waiting else ():
+            with suppress(FetchError):
+                left.extend([leave(stick, receipt) for receipt in kept.waiting])
+        if left:
+            self._write(Kept(kept.known, ()))
+        return left
+
+    def _write(self, kept: "Kept") -> None:
+        durable.write(self._file, msgspec.json.encode(kept))
+        self._kept = kept
+
+
+class Kept(Struct, frozen=True, forbid_unknown_fields=True):
+    known: tuple[str, ...] = ()
+    waiting: tuple[Receipt, ...] = ()
+
+
+def _kept(file: Path) -> Kept:
+    try:
+        with file.open("rb") as opened:
+            return msgspec.json.decode(opened.read(_MAX_KEPT), type=Kept)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return Kept()  # receipts are a courtesy: what cannot be read stops no update
 
 
 def receipts(folder: Path) -> Iterator[Receipt]:

@@ -99,6 +99,16 @@ def arrived(folder: Path, wanted: Wanted) -> int:
     return min(_marked(_part(folder, wanted)), wanted.length)
 
 
+def arriving(folder: Path, wanted: Wanted) -> int:
+    """Bytes of it that have been written, on disk or on their way there: to be shown."""
+    if (folder / wanted.digest).is_file():
+        return wanted.length
+    try:
+        return _part(folder, wanted).stat().st_size
+    except OSError:
+        return 0
+
+
 def room(folder: Path, needed: int) -> None:
     """SpaceError unless `needed` bytes and a reserve are free."""
     free = shutil.disk_usage(folder).free - _RESERVE

@@ -38,6 +38,10 @@ class NotNowError(OtaError):
     """A step cannot be done at this moment; it is tried again."""
 
 
+class HeldError(NotNowError):
+    """Somebody has a word to say to the installer: the step is begun anew afterwards, and goes on where it was."""
+
+
 class Step(StrEnum):
     QUEUED = "queued"
     DOWNLOADING = "downloading"
@@ -72,7 +76,8 @@ class Order(Struct, frozen=True, forbid_unknown_fields=True):
     version: _Text
     bundle: _Hash
     source: _Text = ""
-    by: _Text = ""
+    by: _Text = ""  # a person; empty: the box itself
+    campaign: _Text = ""
 
 
 class Stage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,6 +142,16 @@ def ask(book: Book, order: Order, now: int, again: bool = False) -> Book:
 
 def pause(book: Book, paused: bool) -> Book:
     return replace(book, paused=paused)
+
+
+def withdraw(book: Book, order_id: str, reason: str, now: int) -> Book:
+    """Whoever offered it takes it back: given up unless it runs already, and not remembered as refused."""
+    one = next((one for one in book.waiting if one.order.id == order_id and one.step is not Step.PROMOTED), None)
+    if one is None:
+        return book
+    ended = _moved(one, Step.REFUSED, now, reason=reason[:MAX_REASON])
+    waiting = tuple(other for other in book.waiting if other is not one)
+    return replace(book, waiting=waiting, history=(*book.history, ended)[-MAX_HISTORY:])
 
 
 def go_back(book: Book, reason: str, now: int, running: Mapping[str, str]) -> Book:

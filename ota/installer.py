@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ota import durable, install
 from ota.errors import FetchError, OtaError, SpaceError, StorageError
-from ota.install import Book, Installation, InstallError, NotNowError, Order, Step
+from ota.install import Book, HeldError, Installation, InstallError, NotNowError, Order, Step
 
 JOURNAL = "installations.json"
 MAX_BYTES = 16 << 20
@@ -126,6 +126,7 @@ class Installer:
     def __init__(self, journal: Journal, parts: Parts) -> None:
         self._journal, self._parts = journal, parts
         self.book = journal.read()
+        self._closed = False
         for one in self.book.history[-1:]:
             parts.fetch.clear(one.order)  # the process may have ended before it was
 
@@ -134,6 +135,17 @@ class Installer:
         if self._parts.store.current(order.name) == order.bundle:
             raise InstallError(f"{order.name}@{order.version} is in use already", "There is nothing to do.")
         self._write(install.ask(self.book, order, now, again))
+
+    def withdraw(self, order: Order, reason: str, now: int) -> None:
+        """Whoever offered it takes it back. Nothing happens where it runs already."""
+        before = self.book
+        self._write(install.withdraw(self.book, order.id, reason, now))
+        if self.book is not before and before.active is not None and before.active.order == order:
+            self._tidy(order)
+
+    def close(self) -> None:
+        """Nothing is written any more: a step that is under way begins anew in the next process."""
+        self._closed = True
 
     def pause(self, paused: bool) -> None:
         self._write(install.pause(self.book, paused))
@@ -155,6 +167,8 @@ class Installer:
             return False
         try:
             self._act(one, now)
+        except HeldError:
+            return True
         except _LATER as error:
             self._write(install.delay(self.book, error.message, now))
         except OtaError as error:
@@ -221,6 +235,8 @@ class Installer:
         self._parts.fetch.clear(order)
 
     def _write(self, book: Book) -> None:
+        if self._closed:
+            raise NotNowError("the service ends", "It goes on at the next start.")
         if book != self.book:
             self._journal.write(book)
             self.book = book

@@ -10,8 +10,9 @@ import socket
 import ssl
 import stat
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
@@ -226,12 +227,57 @@ def _step(here: int, part: str, flags: int) -> int:
         os.close(here)
 
 
+class Several:
+    """Files that several sources may have: from the first that gives them. For what is verified by its hash."""
+
+    courier = False
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self._sources = deque(sources)
+
+    def __str__(self) -> str:
+        return str(self._sources[0]) if self._sources else "no source"
+
+    @contextmanager
+    def open(self, name: str, offset: int = 0) -> Iterator[Answer]:
+        problems: list[FetchError] = []
+        for source in list(self._sources):
+            with ExitStack() as stack:
+                try:
+                    answer = stack.enter_context(source.open(name, offset))
+                except FetchError as error:
+                    problems.append(error)
+                    continue
+                yield self._watched(source, answer)
+                return
+        # One that fails may have it later; where all say that they do not have it, it is so.
+        lasting = MissingError(
+            f"there is no source of {name}", "Plug the stick in again, or name a source in [update]."
+        )
+        raise next((one for one in problems if not isinstance(one, MissingError)), problems[0] if problems else lasting)
+
+    def _watched(self, source: Source, answer: Answer) -> Answer:
+        return Answer(answer.begin, self._chunks(source, answer.chunks))
+
+    def _chunks(self, source: Source, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """One that breaks off is asked last from now on."""
+        try:
+            yield from chunks
+        except FetchError:
+            self._sources.remove(source)
+            self._sources.append(source)
+            raise
+
+
 @dataclass(frozen=True)
 class Repository:
     """The two halves of a repository: signed metadata, and the files it speaks of."""
 
     metadata: Source
     files: Source
+
+    def __str__(self) -> str:
+        return str(self.metadata).removesuffix("/metadata")
 
     @classmethod
     def at(cls, url: str, patience: Patience = Patience(), context: ssl.SSLContext | None = None) -> "Repository":

@@ -12,7 +12,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,18 +21,28 @@ import msgspec
 from msgspec import Struct
 
 from ota import bundle, durable, fetch, plan, sealed
-from ota.errors import DamagedError, ManifestError, MissingError, OtaError, SealedError, SpaceError, StorageError
+from ota.errors import (
+    DamagedError,
+    FetchError,
+    ManifestError,
+    MissingError,
+    OtaError,
+    SealedError,
+    SpaceError,
+    StorageError,
+    TrustError,
+)
 from ota.fetch import Course, Wanted
 from ota.manifest import SEALED, Bundle, Delta, Host, Keys, missing
 from ota.plan import Leg, Route
 from ota.sealed import Unwrapper
-from ota.sources import Repository
-from ota.store import Store
-from ota.trust import Offer, Trust
+from ota.sources import Repository, Several
+from ota.trust import Offer, Standing, Trust
 
 _MAX_ROUTE = 64 << 10  # bytes of the file of a route
 _CHUNK = 1 << 20
 _UNWATCHED = Course()
+_LOOK_S = 0.2  # between two looks whether a delta that is applied shall go on
 
 
 class Asked(Protocol):
@@ -40,6 +50,27 @@ class Asked(Protocol):
 
     @property
     def bundle(self) -> str: ...
+
+
+class Store(Protocol):
+    """The bundles that this box has, by their content hash: what deltas may start from."""
+
+    def at_hand(self) -> set[str]: ...
+
+    def folder(self, digest: str) -> Path | None: ...
+
+
+Places = Callable[[], Sequence[Repository]]  # at this moment, the first one first: sticks come and go
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one place has, what is wrong with the rest of it, and what that rests on."""
+
+    place: str
+    offers: list[Offer]
+    problems: list[OtaError]
+    standing: Standing
 
 
 class WrongDeltaError(OtaError):
@@ -97,24 +128,38 @@ class Means:
 
 
 class Supply:
-    """Of one fleet, from one repository. FetchError and its kin where it is to be tried again."""
+    """Of one fleet, from one repository, or from the first of several places that can be believed; a file that this one
+    does not have comes from another. FetchError and its kin where it is to be tried again."""
 
     def __init__(
-        self, trust: Trust, repository: Repository, fleet: str, store: Store, folder: Path, means: Means
+        self, trust: Trust, repository: Repository | Places, fleet: str, store: Store, folder: Path, means: Means
     ) -> None:
-        self._trust, self._repository, self._fleet = trust, repository, fleet
+        self._trust, self._fleet = trust, fleet
+        self._places: Places = (lambda: [repository]) if isinstance(repository, Repository) else repository
         self._store, self._folder, self._means = store, folder, means
 
     def offers(self) -> tuple[list[Offer], list[OtaError]]:
         """What the repository has at this moment, and what is wrong with the rest."""
-        with self._trust.best(self._repository.metadata) as view:
-            return view.offers(self._fleet)
+        survey = self.survey()
+        return survey.offers, survey.problems
+
+    def survey(self) -> Survey:
+        """Of the first place that can be believed; what is wrong with those before it is among its problems."""
+        problems: list[OtaError] = []
+        for place in self._places():
+            try:
+                with self._trust.best(place.metadata) as view:
+                    offers, others = view.offers(self._fleet)
+                    return Survey(str(place), offers, [*problems, *others], view.standing)
+            except (FetchError, TrustError) as error:
+                problems.append(error)
+        raise _foremost(problems)
 
     def read(self, offer: Offer, limit: int) -> bytes:
         """A small target, verified: a campaign."""
         if offer.target.wanted.length > limit:
             raise ManifestError(f"{offer.target.path} is larger than {limit:,} bytes", "Publish it anew.")
-        ready = fetch.download(self._repository.files, offer.target.place, offer.target.wanted, self._files)
+        ready = fetch.download(self._sources(), offer.target.place, offer.target.wanted, self._files)
         data = ready.read_bytes()
         ready.unlink()
         return data
@@ -123,12 +168,26 @@ class Supply:
         """The cheapest one. MissingError where no way leads there from what is at hand."""
         return self._cheapest(digest, self._legs(offers))[0]
 
+    def whole_bytes(self, digest: str, offers: list[Offer]) -> int | None:
+        """What it would take without deltas, where this box may take it whole."""
+        return min((leg.bytes for leg in self._legs(offers) if leg.bundle == digest and leg.base is None), default=None)
+
+    def lacking(self, offer: Offer) -> list[str]:
+        """Why this box cannot take it, in words; empty where it can."""
+        content = offer.content
+        if not isinstance(content, Bundle | Delta):
+            return []
+        lacks = missing(content.needs, self._means.able)
+        if content.sealed and self._means.unwrapper is None:
+            lacks.append("the key of this fleet")
+        return lacks
+
     # ---- the steps of an update -------------------------------------------------------------------------------------
 
     def bring(self, asked: Asked, course: Course = _UNWATCHED) -> None:
         """Decide on a route and fetch its files. Without a network, what was decided before may be complete already."""
         for stop in self._planned(asked.bundle, decided=self._complete(asked.bundle)).stops:
-            fetch.download(self._repository.files, stop.place, stop.wanted, self._files, course)
+            fetch.download(self._sources(), stop.place, stop.wanted, self._files, course)
 
     def verify(self, asked: Asked) -> None:
         """Read all that arrived once more from the disk. DamagedError: it is fetched again."""
@@ -138,7 +197,7 @@ class Supply:
                 path.unlink(missing_ok=True)
                 raise DamagedError(f"{stop.place}: what arrived is damaged", "It is fetched again.")
 
-    def make(self, asked: Asked) -> Path:
+    def make(self, asked: Asked, course: Course = _UNWATCHED) -> Path:
         """The bundle's folder, verified and synced, ready for the store. A delta that does not work is gone around."""
         while True:
             try:
@@ -147,7 +206,7 @@ class Supply:
                 decided = self._decided(asked.bundle)
                 self._write(asked.bundle, Plan(decided.stops, (*decided.avoid, error.message)))
                 self._planned(asked.bundle, decided=False)
-                self.bring(asked)
+                self.bring(asked, course)
 
     def clear(self, asked: Asked) -> None:
         """Nothing of it is needed any more."""
@@ -155,8 +214,23 @@ class Supply:
             (self._files / stop.digest).unlink(missing_ok=True)
             for rest in self._files.glob(f"{stop.digest}.part*"):
                 rest.unlink()
-        shutil.rmtree(self._made_in, ignore_errors=True)
+        leaving = self._folder / "leaving"
+        if self._made_in.is_dir():
+            shutil.rmtree(leaving, ignore_errors=True)
+            durable.move(self._made_in, leaving)  # first: what is half removed must not have the name of what is whole
+        shutil.rmtree(leaving, ignore_errors=True)
         self._route_file(asked.bundle).unlink(missing_ok=True)
+
+    def arrived(self, asked: Asked) -> tuple[int, int]:
+        """Bytes of its files that are here, of all that the route takes."""
+        stops = self._decided(asked.bundle).stops
+        here = (min(fetch.arriving(self._files, stop.wanted), stop.length) for stop in stops)
+        return sum(here), sum(stop.length for stop in stops)
+
+    def made(self, asked: Asked) -> tuple[int, int]:
+        """Bytes that have been made of them, of all that they make."""
+        total = sum(stop.unpacked_bytes for stop in self._decided(asked.bundle).stops)
+        return min(_size(self._made_in), total), total
 
     # ---- the route --------------------------------------------------------------------------------------------------
 
@@ -169,7 +243,7 @@ class Supply:
         if route.disk_bytes > self._means.budget_bytes:
             raise SpaceError(
                 f"the update takes {route.disk_bytes:,} bytes; {self._means.budget_bytes:,} may be used",
-                "Raise the budget of updates.",
+                "Raise the budget of updates: budget_mb in [update].",
             )
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fetch.room(self._folder, route.disk_bytes)
@@ -195,7 +269,7 @@ class Supply:
             content, target = offer.content, offer.target
             if not isinstance(content, Bundle | Delta) or target.wanted.digest in avoid:
                 continue
-            if missing(content.needs, self._means.able) or (content.sealed and self._means.unwrapper is None):
+            if self.lacking(offer):
                 continue
             base, memory = (content.base, content.memory_bytes) if isinstance(content, Delta) else (None, 0)
             wanted, unpacked = target.wanted, content.unpacked_bytes
@@ -227,6 +301,9 @@ class Supply:
 
     def _write(self, digest: str, decided: Plan) -> None:
         durable.write(self._route_file(digest), msgspec.json.encode(decided))
+
+    def _sources(self) -> Several:
+        return Several([place.files for place in self._places()])
 
     # ---- what the files make ----------------------------------------------------------------------------------------
 
@@ -304,15 +381,47 @@ class Supply:
         return self._folder / f"{digest}.route"
 
 
-def in_a_process_of_its_own(old: Path, patch: Path, new: Path) -> None:
-    """Apply a delta where no other library has changed how floats are rounded, and where memory is given back."""
+def in_a_process_of_its_own(old: Path, patch: Path, new: Path, goes_on: Callable[[], None] = lambda: None) -> None:
+    """Apply a delta where no other library has changed how floats are rounded, and where memory is given back.
+    `goes_on` may raise to stop; what was made so far is used by the next call."""
     command = [sys.executable, "-P", "-m", "ota.delta", "apply", str(old), str(patch), str(new)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = done.stderr.strip()[-500:]
-    if done.returncode in (3, 4):
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as applying:
+        try:
+            said = _waited(applying, goes_on)
+        except BaseException:
+            applying.kill()
+            raise
+    if applying.returncode in (3, 4):
         raise WrongDeltaError(patch.name, said)
-    if done.returncode:
+    if applying.returncode:
         raise StorageError(f"the delta could not be applied: {said}", "It is tried again later.")
+
+
+def _waited(applying: "subprocess.Popen[str]", goes_on: Callable[[], None]) -> str:
+    """The end of what it said."""
+    while True:
+        goes_on()
+        try:
+            return applying.communicate(timeout=_LOOK_S)[1].strip()[-500:]
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _foremost(problems: Iterable[OtaError]) -> OtaError:
+    """Of several places the first one's: it is the one that was meant to serve."""
+    found = next(iter(problems), None)
+    return found or MissingError("no repository is at hand", "Name one as a source in [update], or plug a stick in.")
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below it that have been written so far."""
+    found = 0
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        try:
+            found += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue  # it has just been renamed
+    return found
 
 
 def _wrong(stop: Stop, why: str) -> OtaError:

@@ -57,6 +57,8 @@ def _type(kind: inspect.Type) -> str:
     match kind:
         case inspect.IntType() | inspect.FloatType():
             return _number(kind)
+        case inspect.Metadata(type=inner):
+            return _type(inner)
         case inspect.LiteralType(values=values):
             return ", ".join(f"`{value}`" if value else '`""`' for value in values)
         case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):

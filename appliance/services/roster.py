@@ -138,6 +138,8 @@ class Roster:
             "follows": self._choice.name,
             "changes": self._changes,
             "gap_ms": round(self._gap_ms, 2),
+            "opening_s": round(running.opening_s, 3),
+            "memory_mb": round(running.memory_bytes / (1 << 20), 1),
         }
         if self._previous is not None:
             told["previous"] = self._previous.bundle

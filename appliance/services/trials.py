@@ -5,7 +5,8 @@ those of updates: what a model is to blame for refuses it, what is the box's own
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from appliance.bus.port import Bus, Message
 from appliance.config.schema import Update as Settings
 from appliance.errors import BusError, EventError, MillwrightError, StoreError
 from appliance.events import codec, topics
-from appliance.events.schema import CommandState, Kind, State
+from appliance.events.schema import Command, CommandState, Kind, State
 from appliance.inference.library import Check, Library
 from appliance.runtime.service import Clock
 from appliance.services import commands
@@ -25,6 +26,7 @@ from ota.installer import Ruling
 MINUTE = 60_000_000_000  # ns
 ANSWER_S = 30.0
 OPENING_S = 1200.0  # an NPU's first compilation takes minutes
+LOOK_S = 0.2  # between two looks whether somebody wants the installer
 CUT_OFF = "detect stopped"  # how a command begins that it did not end
 UNCOMPARED = "the detector does not follow this name: it was not compared"
 
@@ -54,15 +56,29 @@ class Shelf:
 class Trials:
     """Compile and Trial of `ota.installer`. `follows` is the name of the detector's model; empty: it stands still."""
 
-    def __init__(self, bus: Bus, library: Library, follows: str, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        library: Library,
+        follows: str,
+        settings: Settings,
+        clock: Clock,
+        goes_on: Callable[[], None] = lambda: None,
+        closed: Callable[[], str] = lambda: "",
+    ) -> None:
+        """`goes_on` may raise to stop a wait; `closed` says why this box does not change by itself now, if so."""
         self._bus, self._library, self._settings, self._clock = bus, library, settings, clock
-        self._follows = follows
+        self._follows, self._goes_on, self._closed = follows, goes_on, closed
         self._choice: dict[str, Any] | None = None  # what the detector tells of its models, while it runs
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def compares(self, name: str) -> bool:
         """Whether the detector follows this name."""
         return name == self._follows
+
+    def running(self) -> dict[str, Any]:
+        """What the detector tells of the model that computes; empty while it does not run."""
+        return self._choice or {}
 
     async def listen(self) -> None:
         """Until cancelled: what the detector says of itself."""
@@ -90,11 +106,12 @@ class Trials:
 
     def shadow(self, order: Order, since: int, now: int) -> Ruling | None:
         if order.name != self._follows:
-            return Ruling(True, UNCOMPARED, {"compared": False})
+            return None if self._waits(order) else Ruling(True, UNCOMPARED, {"compared": False})
         compared = self._compared(order.bundle, trusted=False)
         if compared is None or now - since < self._settings.shadow_minutes * MINUTE:
             return None
-        return self._ruling(compared, "in shadow")
+        ruling = self._ruling(compared, "in shadow")
+        return None if ruling is not None and ruling.passed and self._waits(order) else ruling
 
     def watch(self, order: Order, since: int, now: int) -> Ruling | None:
         if order.name != self._follows:
@@ -118,6 +135,10 @@ class Trials:
         choice = self._choice
         if choice is not None and order.name == self._follows and ("comparison" in choice or "prepared" in choice):
             self._ask("drop", {}, ANSWER_S)
+
+    def _waits(self, order: Order) -> bool:
+        """It is good enough, and this is no time to change; what a person asked for is not kept waiting."""
+        return not order.by and bool(self._closed())
 
     def _ruling(self, compared: dict[str, Any], when: str) -> Ruling | None:
         """None where too little was seen."""
@@ -158,11 +179,27 @@ class Trials:
             raise NotNowError("the service has only begun", "")
         asked = commands.ask(self._bus, "detect", verb, args, "update", timeout_s, self._clock)
         with _as_ota():
-            answer = asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+            answer = self._answer(asyncio.run_coroutine_threadsafe(asked, self._loop))
         if answer.state is CommandState.FAILED:
             if answer.reason.startswith(CUT_OFF):
                 raise NotNowError(answer.reason, "")
             raise InstallError(answer.reason.replace("\n  -> ", " "), "")
+
+    def _answer(self, asking: Future[Command]) -> Command:
+        """Waited for in slices. Who is held up asks again later, and finds what the detector has done meanwhile."""
+        while True:
+            try:
+                return asking.result(LOOK_S)
+            except TimeoutError:
+                if asking.done():
+                    raise
+                try:
+                    self._goes_on()
+                except BaseException:
+                    asking.cancel()
+                    raise
+            except CancelledError as error:
+                raise NotNowError("the service ends", "It goes on at the next start.") from error
 
 
 @contextmanager

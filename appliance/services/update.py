@@ -1,19 +1,24 @@
-"""Installs models: what is asked for is written down, done step by step, and told as it goes.
+"""Installs models: what is asked for, or offered, is written down, done step by step, and told as it goes.
 
-command/update/apply/<id>      {source, again}   a bundle's folder, or one packed into a file, on this box
-command/update/plan/<id>       {source}          what that would mean; nothing is done
+command/update/apply/<id>      {source, again}            a bundle's folder, or one packed into a file, on this box
+                               {model, place, again}      `pump` or `pump@1.3.0` of a repository; a place is optional
+command/update/plan/<id>       {source} | {model, place}  what that would mean; nothing is done
+command/update/look/<id>       {}                         look at the repositories now
 command/update/pause/<id>      {paused}
-command/update/rollback/<id>   {}                give up what is under way, else go back from what runs
+command/update/rollback/<id>   {}                         give up what is under way, else go back from what runs
 command/update/history/<id>    {}
-command/update/install/<id>    told by this service: one installation and its step, retained, over restarts
+command/update/install/<id>    told by this service: see `installations`
+
+What a command changes waits for no download: the step that is under way stops, and goes on where it was.
 """
 
 import asyncio
 import logging
+import random
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,35 +27,48 @@ import msgspec
 from appliance import __version__
 from appliance.bus.port import Bus
 from appliance.config.schema import Update as Settings
-from appliance.errors import BusError, ModelError
-from appliance.events import codec, topics
+from appliance.errors import MillwrightError, ModelError
 from appliance.events.ledger import Ledger
-from appliance.events.schema import Command, CommandState
+from appliance.events.schema import Command
 from appliance.inference import models
 from appliance.inference.library import Library
-from appliance.inference.models import Card
+from appliance.runtime.aside import aside
 from appliance.runtime.service import Clock, Pulse
-from appliance.services import commands
+from appliance.services import commands, installations
+from appliance.services.installations import INSTALL, Board, plain
+from appliance.services.offers import Offers, in_words
 from appliance.services.status import Status, tell_ready
 from appliance.services.trials import Trials
+from ota.campaign import Choice
+from ota.courier import Owed, Receipt
 from ota.errors import OtaError
-from ota.install import ENDS, Installation, NotNowError, Order, Step
+from ota.install import HeldError, Installation, NotNowError, Order
 from ota.installer import Installer
 from ota.local import Local
+from ota.origins import source as from_repository
+from ota.wanted import Wish
 
 log = logging.getLogger(__name__)
 
 FOLDER = "update"  # in the folder of states
 TICK_S = 1.0
-TOLD = 4  # ended installations that stay on the bus
+SHOWN_S = 0.5  # between two words about how far a step is
+LOOK_S = 5.0  # between two looks at what is plugged in, and at the clock
+FIRST_LOOK_S = 30.0  # at most, after the start: a site that gets its power back does not come all at once
+RETRY_S = 60.0  # after a look in vain, then ever later
+SPREAD = 0.2  # of the time between two looks
 LISTED = 50  # of the history, at once
-INSTALL = "install"
+MINUTE_S = 60.0
 
 _T = TypeVar("_T")
 
 
-class _Source(msgspec.Struct, forbid_unknown_fields=True):
-    source: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern="^/")]
+class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
+    """A path, or a model of a repository."""
+
+    source: Annotated[str, msgspec.Meta(max_length=4096, pattern="^(/.*)?$")] = ""
+    model: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    place: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     again: bool = False
 
 
@@ -62,15 +80,18 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
 
-class Stopping:
-    """What a copy in a thread looks at, so that the end of the service does not wait for it."""
+class Hold:
+    """What a step in a thread looks at: whether somebody waits for the installer, or the service ends."""
 
     def __init__(self) -> None:
         self.ends = False
+        self.waiting = 0
 
     def __call__(self) -> None:
         if self.ends:
             raise NotNowError("the service ends", "It goes on at the next start.")
+        if self.waiting:
+            raise HeldError("somebody has a word in between", "It goes on at once.")
 
 
 class Update:
@@ -82,21 +103,25 @@ class Update:
         installer: Callable[[], Installer],
         trials: Trials,
         local: Local,
-        stopping: Stopping,
+        offers: Offers,
+        hold: Hold,
         library: Library,
         settings: Settings,
+        owed: Owed,
         clock: Clock,
     ) -> None:
-        self._bus, self._begin, self._trials, self._local = bus, installer, trials, local
-        self._stopping, self._library, self._settings, self._clock = stopping, library, settings, clock
-        self._ledger = Ledger()
+        self._bus, self._begin, self._trials, self._local, self._offers = bus, installer, trials, local, offers
+        self._hold, self._library, self._settings, self._clock = hold, library, settings, clock
+        self._owed, self._ledger = owed, Ledger()
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
+        self._board = Board(bus, self._receipt)
         self._turn = asyncio.Lock()  # one at a time deals with the installer
-        self._told: dict[str, bytes] = {}  # topic -> what stands there
+        self._progress: tuple[int, int] | None = None  # of the step that is under way
+        self._sticks: list[Path] = []
 
     async def run(self, pulse: Pulse) -> None:
-        with _in_words():
-            self._installer = await asyncio.to_thread(self._begin)
+        with in_words():
+            self._installer = await aside(self._begin)
         self._bus.on_connected(self._tell_again)
         async with self._bus:
             try:
@@ -105,47 +130,157 @@ class Update:
                     group.create_task(self._trials.listen(), name="update detector")
                     group.create_task(self._serve(), name="update commands")
                     group.create_task(self._work(), name="update installations")
+                    group.create_task(self._show(), name="update progress")
+                    if self._offers.known:
+                        group.create_task(self._watch(), name="update offers")
                     group.create_task(tell_ready(self._bus, pulse), name="update ready")
             finally:
-                self._stopping.ends = True
+                self._hold.ends = True
+                self._installer.close()
                 self._status.publish(online=False)
+
+    # ---- what is under way -----------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         while True:
             before = self._installer.book.active
             try:
                 async with self._turn:
-                    await asyncio.to_thread(self._installer.step, self._clock())
+                    await aside(lambda: self._installer.step(self._clock()), "update step")
             except OtaError as error:  # the journal's disk refuses: the step is begun again
                 log.error("%s", error)
             self._tell()
             after = self._installer.book.active
             if after is None or before is None or (after.order, after.step) == (before.order, before.step):
+                await self._note_ends()
                 await asyncio.sleep(TICK_S)
+
+    async def _show(self) -> None:
+        """How far a step is, while it can be measured."""
+        while True:
+            await asyncio.sleep(SHOWN_S)
+            one = self._installer.book.active
+            measured = None if one is None else await aside(partial(self._measured, one))
+            if measured != self._progress:
+                self._progress = measured
+                self._status.publish()
+
+    def _measured(self, one: Installation) -> tuple[int, int] | None:
+        try:
+            return self._offers.origins.progress(one.order, one.step)
+        except (OtaError, OSError):
+            return None  # it is being moved, or the disk is away: the step itself will say so
+
+    async def _note_ends(self) -> None:
+        """Receipts for what has ended; they go on whatever stick is there."""
+        if not self._offers.known:
+            return
+        book, sticks = self._installer.book, self._sticks
+        receipts = {one.order.id: found for one in book.history if (found := self._receipt(one)) is not None}
+        try:
+            left = await aside(lambda: self._owed.settle(receipts, sticks), "update receipts")
+        except OtaError as error:
+            log.warning("receipts wait: %s", error)
+            return
+        for path in left:
+            log.info("a receipt was left: %s", path)
+
+    def _receipt(self, one: Installation) -> Receipt | None:
+        return installations.receipt(one, self._offers.device, self._offers.snapshot())
+
+    # ---- what is offered -------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Look at the repositories now and then, and as soon as a stick is plugged in; decide all the time."""
+        loop = asyncio.get_running_loop()
+        poll_s = self._settings.poll_minutes * MINUTE_S
+        due = loop.time() + random.uniform(0.0, min(FIRST_LOOK_S, poll_s)) if poll_s else None
+        failures = 0
+        while True:
+            plugged = await aside(self._offers.origins.sticks, "update sticks")
+            new, self._sticks = set(plugged) - set(self._sticks), plugged
+            if new or (due is not None and loop.time() >= due):
+                failures = 0 if await self._look() else failures + 1
+                due = loop.time() + _pause(poll_s, failures) if poll_s else None
+            if new:
+                await self._note_ends()
+            await self._take_what_is_wanted()
+            rest = LOOK_S if due is None else min(LOOK_S, max(due - loop.time(), 0.0))
+            await asyncio.sleep(rest)
+
+    async def _look(self) -> bool:
+        """Whether any repository could be believed."""
+        try:
+            await aside(self._offers.look, "update look")
+        except OtaError as error:
+            log.warning("no repository could be read: %s", error)
+            return False
+        finally:
+            self._status.publish()
+        return True
+
+    async def _take_what_is_wanted(self) -> None:
+        try:
+            wishes = await aside(self._offers.wishes)
+        except (OtaError, MillwrightError) as error:
+            log.warning("nothing is taken: %s", error)
+            return
+        for wish in wishes:
+            if wish.decision.choice is Choice.TAKE and self._is_new(wish):
+                await self._take(wish)
+        for one in self._installer.book.waiting:
+            if one.order.campaign and (over := self._offers.over(one.order.campaign, one.order.name)):
+                await self._do(partial(self._installer.withdraw, one.order, over, self._clock()))
+
+    def _is_new(self, wish: Wish) -> bool:
+        book = self._installer.book
+        waiting = {one.order.bundle for one in book.waiting}
+        return wish.bundle.bundle not in waiting and wish.bundle.bundle not in book.refused
+
+    async def _take(self, wish: Wish) -> None:
+        bundle = wish.bundle
+        order = Order(
+            secrets.token_hex(4), bundle.name, bundle.version, bundle.bundle, from_repository(), "", wish.campaign
+        )
+        log.info("%s@%s is taken: %s", bundle.name, bundle.version, wish.decision.reason)
+        try:
+            await self._do(lambda: self._installer.ask(order, self._clock()))
+        except ModelError as error:
+            log.info("%s", error)
+
+    # ---- what is asked ---------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
         handlers: dict[str, commands.Handler] = {
             "apply": self._apply,
             "plan": self._plan,
+            "look": self._look_now,
             "pause": self._pause,
             "rollback": self._rollback,
             "history": self._history,
         }
         await commands.serve(self._bus, self.name, handlers, self._clock, self._ledger, told=(INSTALL,))
 
-    # ---- what is asked ---------------------------------------------------------------------------------------------
-
     async def _apply(self, command: Command) -> dict[str, Any]:
-        asked = commands.arguments(command, _Source)
-        bundle, card = await asyncio.to_thread(self._look, Path(asked.source))
-        order = Order(secrets.token_hex(4), card.name, card.version, bundle, asked.source, command.by)
+        asked = commands.arguments(command, _Wanted)
+        name, version, bundle = await aside(lambda: self._identify(asked)[:3])
+        source = asked.source or from_repository(asked.place)
+        order = Order(secrets.token_hex(4), name, version, bundle, source, command.by or "somebody")
         await self._do(lambda: self._installer.ask(order, self._clock(), asked.again))
-        waiting = next(one for one in self._installer.book.waiting if one.order.bundle == bundle)
-        return _plain(waiting)
+        return plain(next(one for one in self._installer.book.waiting if one.order.bundle == bundle))
 
     async def _plan(self, command: Command) -> dict[str, Any]:
-        asked = commands.arguments(command, _Source)
-        return await asyncio.to_thread(self._planned, Path(asked.source))
+        asked = commands.arguments(command, _Wanted)
+        return await aside(lambda: self._planned(asked))
+
+    async def _look_now(self, command: Command) -> dict[str, Any]:
+        commands.arguments(command, _Nothing)
+        if not self._offers.known:
+            raise _no_repository()
+        with in_words():
+            await aside(self._offers.look, "update look")
+        await self._take_what_is_wanted()
+        return self._offers.describe()
 
     async def _pause(self, command: Command) -> dict[str, Any]:
         asked = commands.arguments(command, _Pause)
@@ -157,43 +292,65 @@ class Update:
         reason = f"{command.by or 'somebody'} did not want it"
         await self._do(lambda: self._installer.go_back(reason, self._clock()))
         book = self._installer.book
-        return _plain(book.active if book.active is not None and book.active.returning else book.history[-1])
+        return plain(book.active if book.active is not None and book.active.returning else book.history[-1])
 
     async def _history(self, command: Command) -> dict[str, Any]:
         commands.arguments(command, _Nothing)
-        return {"history": [_plain(one) for one in self._installer.book.history[-LISTED:]]}
+        return {"history": [plain(one) for one in self._installer.book.history[-LISTED:]]}
 
     async def _do(self, work: Callable[[], _T]) -> _T:
-        async with self._turn:
-            with _in_words():
-                answer = await asyncio.to_thread(work)
+        self._hold.waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._hold.waiting -= 1
+        try:
+            with in_words():
+                answer = await aside(work)
+        finally:
+            self._turn.release()
         self._tell()
         return answer
 
-    def _look(self, source: Path) -> tuple[str, Card]:
-        """Its hash and its card. MillwrightError where it is no bundle."""
-        with _in_words():
-            bundle, unpacked = self._local.identify(source)
+    def _identify(self, asked: _Wanted) -> tuple[str, str, str, dict[str, Any]]:
+        """Name, version and hash of what is wanted, and the way to it. MillwrightError where there is no such thing."""
+        if bool(asked.source) == bool(asked.model):
+            raise MillwrightError("name a bundle on this box, or a model of a repository", "One of both.")
+        if asked.source:
+            bundle, card = self._look_at(Path(asked.source))
+            size = sum(file.bytes for file in card.files.values())
+            return card.name, card.version, bundle, {"route": "local", "place": asked.source, "bytes": size}
+        if not (self._offers.known or asked.place):
+            raise _no_repository()
+        seen, found = self._offers.find(asked.model, asked.place)
+        return found.name, found.version, found.bundle, self._offers.plan(seen, found, asked.place)
+
+    def _look_at(self, path: Path) -> tuple[str, models.Card]:
+        """A bundle's hash and its card."""
+        with in_words():
+            bundle, unpacked = self._local.identify(path)
         try:
-            return bundle, models.read_card(unpacked / "bundle" if unpacked is not None else source)
+            return bundle, models.read_card(unpacked / "bundle" if unpacked is not None else path)
         finally:
             if unpacked is not None:
                 shutil.rmtree(unpacked, ignore_errors=True)
 
-    def _planned(self, source: Path) -> dict[str, Any]:
-        bundle, card = self._look(source)
+    def _planned(self, asked: _Wanted) -> dict[str, Any]:
+        name, version, bundle, way = self._identify(asked)
         settings, book = self._settings, self._installer.book
-        current = self._library.current(card.name)
+        current = self._library.current(name)
         runs = models.read_card(current) if current is not None else None
+        running = self._trials.running() if self._trials.compares(name) else {}
         return {
-            "name": card.name,
-            "version": card.version,
+            "name": name,
+            "version": version,
             "bundle": bundle,
-            "route": "local",
-            "bytes": sum(file.bytes for file in card.files.values()),
+            **way,
             "free_bytes": shutil.disk_usage(self._library.root.parent).free,
             "memory_mb": settings.memory_mb,
-            "compared": self._trials.compares(card.name),
+            "running_memory_mb": running.get("memory_mb"),
+            "running_opening_s": running.get("opening_s"),
+            "compared": self._trials.compares(name),
             "shadow_minutes": settings.shadow_minutes,
             "watch_minutes": settings.watch_minutes,
             "looks": settings.looks,
@@ -207,70 +364,34 @@ class Update:
 
     def _detail(self) -> dict[str, Any]:
         book = self._installer.book
-        return {
+        told: dict[str, Any] = {
             "paused": book.paused,
-            "installations": [_plain(one) for one in book.waiting],
+            "installations": [plain(one) for one in book.waiting],
             "refused": len(book.refused),
         }
+        if self._progress is not None:
+            told["progress"] = {"bytes": self._progress[0], "of": self._progress[1]}
+        if self._offers.known:
+            sticks = [str(stick) for stick in self._sticks]
+            told["repository"] = {**self._offers.describe(), "sticks": sticks, "owed": self._owed.count}
+        if book.waiting and (closed := self._offers.closed()):
+            told["closed"] = closed
+        return told
 
     def _tell_again(self) -> None:
-        self._told.clear()
+        self._board.forget()
         self._tell()
 
     def _tell(self) -> None:
-        """Each installation at a topic of its own; the oldest ended ones go."""
-        book = self._installer.book
-        told = {_topic(one): b"" for one in book.history[-2 * TOLD : -TOLD]}
-        told |= {_topic(one): codec.encode(_command(one)) for one in (*book.history[-TOLD:], *book.waiting)}
-        changed = {topic: payload for topic, payload in told.items() if self._told.get(topic) != payload}
-        for topic, payload in changed.items():
-            self._publish(topic, payload)
-        self._told = {topic: payload for topic, payload in self._told.items() if topic in told}
-        if changed:
+        if self._board.tell(self._installer.book):
             self._status.publish()
 
-    def _publish(self, topic: str, payload: bytes) -> None:
-        try:
-            self._bus.publish(topic, payload, qos=1, retain=True)
-        except BusError as error:
-            log.warning("%s is not told: %s", topic, error.message)
-            return
-        self._told[topic] = payload
+
+def _pause(poll_s: float, failures: int) -> float:
+    """Until the next look. Not all boxes at once; and after looks in vain sooner than usual, but ever later."""
+    pause_s = min(poll_s, RETRY_S * 2.0 ** min(failures - 1, 10)) if failures else poll_s
+    return pause_s * random.uniform(1.0 - SPREAD, 1.0 + SPREAD)
 
 
-def _topic(one: Installation) -> str:
-    return topics.command("update", INSTALL, one.order.id)
-
-
-def _command(one: Installation) -> Command:
-    state = CommandState.EXECUTING
-    if one.step in ENDS:
-        state = CommandState.SUCCESSFUL if one.step is Step.CONFIRMED else CommandState.FAILED
-    order = {"name": one.order.name, "version": one.order.version, "bundle": one.order.bundle}
-    return Command(one.since, state, order, one.order.by[:200], _plain(one), one.reason)
-
-
-def _plain(one: Installation) -> dict[str, Any]:
-    return {
-        "id": one.order.id,
-        "name": one.order.name,
-        "version": one.order.version,
-        "bundle": one.order.bundle,
-        "by": one.order.by,
-        "step": one.step.value,
-        "reason": one.reason,
-        "returning": one.returning,
-        "attempts": one.attempts,
-        "before": one.before,
-        "trail": [[stage.step.value, stage.at] for stage in one.trail],
-        "figures": one.figures,
-    }
-
-
-@contextmanager
-def _in_words() -> Iterator[None]:
-    """Errors of updates in the appliance's own."""
-    try:
-        yield
-    except OtaError as error:
-        raise ModelError(error.message, error.remedy) from error
+def _no_repository() -> ModelError:
+    return ModelError("no repository is configured", "Name one: sources and fleet in [update].")

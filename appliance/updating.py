@@ -1,0 +1,160 @@
+"""Joins updates and this box: where they come from, what they may take of it, and what it is called.
+
+Beside `assembly` and `binding` the only module that names adapters: those of `ota` and of `hardware`.
+"""
+
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from appliance import __version__
+from appliance.config.document import Document
+from appliance.config.schema import Config
+from appliance.inference.library import Library
+from appliance.services.offers import Offers
+from appliance.services.trials import Shelf, Trials
+from appliance.services.update import FOLDER, Hold, Update
+from appliance.vault import opening
+from ota import campaign
+from ota.campaign import Device, Window
+from ota.courier import Owed
+from ota.errors import OtaError
+from ota.installer import JOURNAL, Installer, Journal, Parts
+from ota.local import Local
+from ota.manifest import Host
+from ota.origins import Origins
+from ota.sources import Patience, Repository, Source
+from ota.supply import Means, Places, Supply, in_a_process_of_its_own
+from ota.times import StoredTimes
+from ota.trust import Trust, View
+from ota.wanted import Habits, Hours, Policy
+
+if TYPE_CHECKING:
+    from appliance.bus.port import Bus
+    from appliance.inference.library import Check
+    from ota.sealed import Unwrapper
+
+ROOT = Path("/usr/share/millwright/root.json")  # where the system's image has it
+MAX_ROOT = 1 << 20  # bytes
+
+
+def service(config: Config, document: Document, bus: "Bus", library: Library, follows: str, check: "Check") -> Update:
+    """`follows`: the name of the detector's model. ConfigError where what is configured does not fit together."""
+    settings, folder = config.update, config.paths.state / FOLDER
+    if settings.sources and not settings.fleet:
+        raise document.error(("update", "fleet"), "there are sources and no fleet", 'fleet = "..." in [update]')
+    hold = Hold()
+    local = Local(folder / "arriving", hold)
+    origins = Origins(settings.sources, local, _supplies(config, library, hold), partial(_web, settings.ca_file), hold)
+    offers = Offers(origins, library, settings.fleet, partial(_habits, config), settings.budget_mb << 20, time.time_ns)
+    trials = Trials(bus, library, follows, settings, time.time_ns, hold, offers.closed)
+
+    def installer() -> Installer:
+        return Installer(Journal(folder / JOURNAL), Parts(origins, origins, Shelf(library, check), trials, trials))
+
+    owed = Owed(folder / "receipts.json")
+    return Update(bus, installer, trials, local, offers, hold, library, settings, owed, time.time_ns)
+
+
+class Bases:
+    """The bundles of the library, the shipped one among them: what deltas start from."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    def at_hand(self) -> set[str]:
+        return {entry.digest for entry in self._library.entries()}
+
+    def folder(self, digest: str) -> Path | None:
+        return next((entry.folder for entry in self._library.entries() if entry.digest == digest), None)
+
+
+class SharedTrust(Trust):
+    """For several threads of one process: they wait for each other."""
+
+    _lock = threading.Lock()
+
+    @contextmanager
+    def best(self, source: Source) -> Iterator[View]:
+        with self._lock, super().best(source) as view:
+            yield view
+
+
+def _supplies(config: Config, library: Library, hold: Hold) -> Callable[[Places], Supply]:
+    settings, folder = config.update, config.paths.state / FOLDER
+    apply = partial(in_a_process_of_its_own, goes_on=hold)
+    means = Means(settings.budget_mb << 20, _host(), apply, _unwrapper(config))
+    times: list[StoredTimes] = []  # made when it is needed, and once
+
+    def made(places: Places) -> Supply:
+        if not times:
+            times.append(StoredTimes(folder / "floor.json", _build_s()))
+        trust = SharedTrust(folder / "trust", _root(config), times[0])
+        return Supply(trust, places, settings.fleet, Bases(library), folder / "supply", means)
+
+    return made
+
+
+def _unwrapper(config: Config) -> "Unwrapper | None":
+    """No key of a fleet is kept on this box yet."""
+    return None
+
+
+def _web(ca_file: str, url: str) -> Repository:
+    context = None
+    if url.startswith("https:"):
+        try:
+            context = ssl.create_default_context(cafile=ca_file or None)
+        except OSError as error:
+            raise OtaError(f"{ca_file}: {error.strerror or error}", "Mend ca_file in [update].") from error
+    return Repository.at(url, Patience(), context)
+
+
+def _root(config: Config) -> bytes:
+    """Whose keys are trusted first. What is not there, or empty, makes no repository believable: OtaError."""
+    path = Path(config.update.root) if config.update.root else ROOT
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_ROOT)
+    except OSError as error:
+        raise OtaError(
+            f"no repository can be believed without {path}: {error.strerror}",
+            "Copy metadata/1.root.json of the repository there by a way that you trust, or name it: root in [update].",
+        ) from error
+
+
+def _build_s() -> float:
+    """A time that has certainly passed, seconds since 1970."""
+    from hardware import clock
+
+    return clock.find(time.time()).floor_s
+
+
+def _host() -> Host:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Host(__version__, memory)
+
+
+def _habits(config: Config) -> Habits:
+    """OSError where this box has no id, and none can be made."""
+    from hardware import identity
+
+    settings = config.update
+    secret = config.paths.state / opening.FOLDER / "host-secret"
+    device = settings.device or identity.Box(host_secret=secret).box_id(create=True)
+    hours = Hours(tuple(map(_window, settings.windows)), tuple(map(_window, settings.never)))
+    return Habits(Device(device, settings.labels), Policy(settings.automatic), hours)
+
+
+def _window(span: str) -> Window:
+    """`sat sun 22:00-05:30`; the configuration has seen to its form."""
+    *days, times = span.split()
+    begin, _, end = times.partition("-")
+    every = get_args(campaign.Day)
+    return Window(begin, end, tuple(day for day in every if not days or day in days))

@@ -1,0 +1,166 @@
+"""Where installations get their bundles from: what is on this box already, and repositories, several in order.
+
+    https://updates.example/plant-a     static files on the web
+    /media/*/*                          sticks, wherever one is plugged in: `millwright/` on it holds a repository
+    /srv/repository                     a folder with a repository, as the web server shows it
+
+What an order's `source` is: a path, for a bundle on this box; `repository`, for one of the configured places; or
+`repository:PLACE`, for a place that is asked before them, such as a stick that somebody named.
+
+What is wrong with a repository speaks against no bundle: it is told as NotNowError, and tried again.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from glob import has_magic
+from pathlib import Path
+
+from ota import courier, durable
+from ota.errors import DamagedError, FetchError, OtaError, TrustError
+from ota.fetch import Course
+from ota.install import NotNowError, Order, Step
+from ota.local import Local
+from ota.sources import Repository
+from ota.supply import Places, Supply
+
+REPOSITORY = "repository"
+MAX_PLACES = 64
+_SLICE_S = 0.2
+
+Web = Callable[[str], Repository]  # of an address on the web
+GoesOn = Callable[[], None]  # may raise to stop
+
+
+class Origins:
+    """Fetch and Reconstruct of `ota.installer`. `supply` makes one of the places that it is given."""
+
+    def __init__(
+        self, addresses: Sequence[str], local: Local, supply: Callable[[Places], Supply], web: Web, goes_on: GoesOn
+    ) -> None:
+        self._addresses, self._local, self._make, self._web = tuple(addresses), local, supply, web
+        self._goes_on = goes_on
+
+    # ---- places -----------------------------------------------------------------------------------------------------
+
+    def supply(self, first: str = "") -> Supply:
+        """Of the configured places; `first` is asked before them. OtaError where it has no repository."""
+        if first and not any(True for _ in self._at(first)):
+            raise FetchError(
+                f"{first}: there is no repository on it", "Prepare it: millwright-publish usb WORKSHOP STICK --key KEY"
+            )
+        return self._make(lambda: self._places(first))
+
+    def sticks(self) -> list[Path]:
+        """Those that are plugged in at this moment."""
+        return [path for address in self._addresses for path in _paths(address) if courier.repository(path)]
+
+    def known(self) -> bool:
+        """Whether any place is configured."""
+        return bool(self._addresses)
+
+    def _places(self, first: str) -> list[Repository]:
+        addresses = dict.fromkeys([*([first] if first else []), *self._addresses])
+        return [place for address in addresses for place in self._at(address)][:MAX_PLACES]
+
+    def _at(self, address: str) -> Iterator[Repository]:
+        if not address.startswith("/"):
+            yield self._web(address)
+            return
+        for path in _paths(address):
+            if (found := courier.repository(path)) is not None:
+                yield found
+            elif (path / "metadata").is_dir():
+                yield Repository.within(path, courier=False)
+
+    # ---- Fetch and Reconstruct --------------------------------------------------------------------------------------
+
+    def bring(self, order: Order) -> None:
+        if not _asks_repository(order):
+            self._local.bring(order)
+            return
+        with _about_the_box(order):
+            self._of(order).bring(order, self._course)
+
+    def verify(self, order: Order) -> None:
+        if not _asks_repository(order):
+            self._local.verify(order)
+            return
+        with _about_the_box(order):
+            supply = self._of(order)
+            try:
+                supply.verify(order)
+            except DamagedError:  # what was damaged on the disk is gone: it is fetched once more
+                supply.bring(order, self._course)
+                supply.verify(order)
+
+    def make(self, order: Order) -> Path:
+        if not _asks_repository(order):
+            return self._local.make(order)
+        with _about_the_box(order):
+            supply = self._of(order)
+            supply.bring(order, self._course)  # nothing to do, unless somebody took the files away
+            return supply.make(order, self._course)
+
+    def clear(self, order: Order) -> None:
+        if not _asks_repository(order):
+            self._local.clear(order)
+            return
+        with _about_the_box(order):
+            self._make(list).clear(order)
+
+    def progress(self, order: Order, step: Step) -> tuple[int, int] | None:
+        """Bytes done, and bytes in all, of a step that can be measured."""
+        if not _asks_repository(order):
+            return None
+        supply = self._make(list)
+        if step is Step.DOWNLOADING:
+            return supply.arrived(order)
+        return supply.made(order) if step is Step.RECONSTRUCTING else None
+
+    def _of(self, order: Order) -> Supply:
+        first = order.source.partition(":")[2]
+        return self._make(lambda: self._places(first))
+
+    @property
+    def _course(self) -> Course:
+        return Course(lambda arrived, length: self._goes_on(), self._rest)
+
+    def _rest(self, seconds: float) -> None:
+        """In slices, so that whoever wants it to stop is heard."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            self._goes_on()
+            time.sleep(min(left, _SLICE_S))
+
+
+def source(place: str = "") -> str:
+    """Of an order from a repository."""
+    return f"{REPOSITORY}:{place}" if place else REPOSITORY
+
+
+def _asks_repository(order: Order) -> bool:
+    return order.source.partition(":")[0] == REPOSITORY
+
+
+def _paths(address: str) -> Iterable[Path]:
+    """Of folders; none for an address on the web."""
+    if not address.startswith("/"):
+        return []
+    return sorted(Path("/").glob(address.removeprefix("/"))) if has_magic(address) else [Path(address)]
+
+
+@contextmanager
+def _about_the_box(order: Order) -> Iterator[None]:
+    """What speaks against the repository, or this box's disk, and not against the bundle."""
+    try:
+        yield
+    except TrustError as error:
+        raise NotNowError(error.message, error.remedy) from error
+    except OSError as error:
+        raise durable.unusable(Path(order.bundle[:12]), error) from error
+
+
+def told(error: OtaError) -> str:
+    """In one line."""
+    return str(error).replace("\n  -> ", " ")
