@@ -109,12 +109,13 @@ def bundles(workshop: Workshop, fleet: str, name: str) -> list[tuple[Bundle, Tar
 
 
 def in_use(receipts: Iterable[Receipt], name: str) -> Counter[str]:
-    """How many devices run which bundle, by the last receipt of each."""
-    last: dict[str, Receipt] = {}
+    """How many devices run which bundle, by the last receipt of each that tells."""
+    last: dict[str, str] = {}
     for receipt in sorted(receipts, key=lambda one: one.at_s):
-        if receipt.model == name and receipt.outcome == "confirmed":
-            last[receipt.device] = receipt
-    return Counter(receipt.bundle for receipt in last.values())
+        running = receipt.runs or (receipt.bundle if receipt.outcome == "confirmed" else "")
+        if receipt.model == name and running:
+            last[receipt.device] = running
+    return Counter(last.values())
 
 
 def add_deltas(
