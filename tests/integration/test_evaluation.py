@@ -32,6 +32,16 @@ def test_a_machine_before_it_fails(shared_data: Path) -> None:
     assert nab.score(shared_data / "nab", Bench(model_of(None)))["nab_standard"] > 67.0
 
 
+def test_alarms_for_a_scorer_that_counts_begins(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording, out = shared_data / "nab" / nab.SERIES, tmp_path / "alarms.csv"
+    report = evaluate(capsys, "csv", recording, "--train-rows", 750, "--without-model", "--begins", "--out", out)
+    lines = [line.split(";") for line in out.read_text().splitlines()]
+    assert lines[0][:2] == ["timestamp", "alarm"]
+    assert sum(int(alarm) for _, alarm, *_ in lines[1:]) == report["alarms"] > 0
+
+
 def test_a_steel_works_week_after_two_weeks(shared_data: Path) -> None:
     rows = recordings.read(shared_data / "steel_energy" / "Steel_industry_data.csv").rows
     for begin in (0, 8064, 20_160):

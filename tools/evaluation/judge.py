@@ -14,6 +14,7 @@ from appliance.inference.detector.detector import Detector
 from appliance.inference.detector.settings import DetectorSettings
 from appliance.inference.policy import Terms
 from appliance.inference.port import Backend
+from tools.evaluation import figures
 from tools.evaluation.recordings import Recording, Values
 
 ASSET = "evaluation"
@@ -80,14 +81,18 @@ def model_of(folder: Path | None) -> Reconstructor:
     return engine.reconstructor(bundle, backend, Terms(devices=("CPU",), isolate="none"))
 
 
-def write(path: Path, recording: Recording, verdicts: Iterable[Verdict]) -> None:
-    """`<time>;alarm;score;threshold;cause;branch`, one line a row. The first column has the recording's name of it."""
+def write(path: Path, recording: Recording, verdicts: Iterable[Verdict], begins: bool = False) -> None:
+    """`<time>;alarm;score;threshold;cause;branch`, one line a row. The first column has the recording's name of it.
+    `alarm` is 1 while one stands, or on the row at which it `begins` alone."""
+    verdicts = list(verdicts)
+    stands = [verdict.alarm for verdict in verdicts]
+    alarms = figures.begins(stands) if begins else stands
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=";")
         writer.writerow([recording.clock, "alarm", "score", "threshold", "cause", "branch"])
-        for time, verdict in zip(recording.times, verdicts, strict=True):
+        for time, alarm, verdict in zip(recording.times, alarms, verdicts, strict=True):
             score, threshold = f"{verdict.score:.6g}", f"{verdict.threshold:.6g}"
-            writer.writerow([time, int(verdict.alarm), score, threshold, verdict.cause, verdict.branch])
+            writer.writerow([time, int(alarm), score, threshold, verdict.cause, verdict.branch])
 
 
 def _push(detector: Detector, reading: Reading) -> None:

@@ -45,7 +45,7 @@ def table(options: argparse.Namespace, bench: Bench) -> Report:
     recording = recordings.read(options.file, tuple(options.drop))
     verdicts = bench.judge(recording.rows, options.train_rows)
     if options.out:
-        write(options.out, recording, verdicts)
+        write(options.out, recording, verdicts, options.begins)
     alarms = [verdict.alarm for verdict in verdicts[options.train_rows :]]
     return {
         "rows": len(alarms),
