@@ -94,6 +94,7 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     progress: Progress = Progress()
     paused: bool = False
     stopped: bool = False
+    reason: Annotated[str, Meta(max_length=300)] = ""  # of either, for people
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def place(salt: str, device: str) -> int:
 def decide(campaign: Campaign, device: Device, now: datetime) -> Decision:
     """`now` is aware, in the zone of the device's own day."""
     if campaign.stopped:
-        return Decision(Choice.LEAVE, "stopped by whoever signs")
+        return Decision(Choice.LEAVE, f"stopped by whoever signs{_because(campaign)}")
     if broken := broken_criterion(campaign.stop, campaign.progress):
         return Decision(Choice.LEAVE, broken)
     wave = wave_of(campaign, device)
@@ -154,7 +155,7 @@ def decide(campaign: Campaign, device: Device, now: datetime) -> Decision:
 def _when(campaign: Campaign, wave: Wave, device: Device, now: datetime) -> Decision:
     opens = wave.opens + timedelta(seconds=_delay(campaign, wave, device))
     if campaign.paused:
-        return Decision(Choice.WAIT, "paused by whoever signs", wave.name)
+        return Decision(Choice.WAIT, f"paused by whoever signs{_because(campaign)}", wave.name)
     if now < opens:
         return Decision(Choice.WAIT, "its wave is not open yet", wave.name, opens)
     if campaign.progress.confirmed < wave.after_confirmed:
@@ -183,6 +184,10 @@ def broken_criterion(stop: Stop, progress: Progress) -> str:
         if count * WHOLE > allowed * progress.reports:
             return f"{count} of {progress.reports} devices {what} it; {allowed / 100:g} % are allowed"
     return ""
+
+
+def _because(campaign: Campaign) -> str:
+    return f": {campaign.reason}" if campaign.reason else ""
 
 
 def _delay(campaign: Campaign, wave: Wave, device: Device) -> int:

@@ -147,8 +147,14 @@ def _delta(options: argparse.Namespace) -> None:
 def _campaign(options: argparse.Namespace) -> None:
     workshop = Workshop(options.workshop)
     came_back = None if options.receipts is None else list(courier.receipts(options.receipts))
-    set_to = goods.set_campaign(workshop, _fleet(options), options.file.read_bytes(), came_back)
-    print(f"{set_to.id}: {len(set_to.waves)} waves of {set_to.model} {set_to.version}; {set_to.progress}")
+    set_to = goods.set_campaign(workshop, _fleet(options), options.file.read_bytes(), came_back, options.resume)
+    done = set_to.progress
+    print(
+        f"{set_to.id}: {len(set_to.waves)} waves of {set_to.model} {set_to.version}; "
+        f"{done.confirmed} devices confirmed, {done.rolled_back} rolled back, {done.refused} refused"
+    )
+    if set_to.stopped:
+        print(f"{set_to.id} stops: {set_to.reason or 'as the file says'}")
     _sign_and_release(workshop, options.key)
 
 
@@ -271,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     campaign.add_argument("file", type=Path, metavar="FILE")
     campaign.add_argument("--fleet", metavar="NAME")
     campaign.add_argument("--receipts", type=Path, metavar="FOLDER", help="sum up what came back")
+    campaign.add_argument("--resume", action="store_true", help="one that was stopped goes on")
 
     _verb(verbs, "sign", _sign, "sign what waits; publish what has enough")
 

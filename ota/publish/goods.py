@@ -171,13 +171,20 @@ def _unpacked(workshop: Workshop, content: Bundle, target: TargetFile, folder: P
 # ---- campaigns ------------------------------------------------------------------------------------------------------
 
 
-def set_campaign(workshop: Workshop, fleet: str, data: bytes, receipts: Iterable[Receipt] | None = None) -> Campaign:
-    """Stage a campaign, its progress summed up from receipts where they are given. The bundle must be published."""
+def set_campaign(
+    workshop: Workshop, fleet: str, data: bytes, receipts: Iterable[Receipt] | None = None, resume: bool = False
+) -> Campaign:
+    """Stage a campaign, its progress summed up from receipts where they are given. The bundle must be published.
+
+    One that has met a criterion to stop is stopped for good: what comes back later, from devices that still had it,
+    does not begin it again. `resume` does, where no criterion is met any more.
+    """
     given = campaign.read(data)
     if receipts is not None:
         given = msgspec.structs.replace(given, progress=progress(given, receipts))
     if given.bundle not in {content.bundle for content, _ in bundles(workshop, fleet, given.model)}:
         raise PublishError(f"no bundle of {given.model} has the hash {given.bundle[:12]}", "Add it first.")
+    given = _stopped(given, None if resume else campaign_of(workshop, fleet, given.model))
     content: Content = manifest.Campaign(given.model)
     path = manifest.path_of(content, fleet)
     with tempfile.NamedTemporaryFile() as file:
@@ -185,6 +192,20 @@ def set_campaign(workshop: Workshop, fleet: str, data: bytes, receipts: Iterable
         target = workshop.put(Path(file.name), path, manifest.custom(content))
     _stage(workshop, models_role(fleet), workshop.targets(models_role(fleet)), target)
     return given
+
+
+def campaign_of(workshop: Workshop, fleet: str, model: str) -> Campaign | None:
+    """The newest that was staged or published of a model."""
+    path = manifest.path_of(manifest.Campaign(model), fleet)
+    target = workshop.targets(models_role(fleet)).targets.get(path)
+    return campaign.read(workshop.place(target).read_bytes()) if target is not None else None
+
+
+def _stopped(given: Campaign, before: Campaign | None) -> Campaign:
+    reason = campaign.broken_criterion(given.stop, given.progress)
+    if not reason and before is not None and before.id == given.id and before.stopped:
+        reason = before.reason or "it was stopped before"
+    return msgspec.structs.replace(given, stopped=True, reason=reason) if reason else given
 
 
 def progress(given: Campaign, receipts: Iterable[Receipt]) -> Progress:

@@ -148,6 +148,30 @@ def test_a_campaign_and_what_came_back(desk: Desk) -> None:
     assert "1 of 2 devices rolled back" in decision.reason
 
 
+def test_a_campaign_that_has_stopped_does_not_begin_again_by_itself(desk: Desk) -> None:
+    """Devices that still had the bad model confirm it later: the share falls, and the campaign stays stopped."""
+    said = desk.do("add", desk.workshop, model(desk.folder, "1.0.0"), "--fleet", "plant-a", *desk.makers)
+    digest = said.split("pump 1.0.0: ")[1].split()[0]
+    (file := desk.folder / "campaign.json").write_text(CAMPAIGN % digest)
+    (stick := desk.folder / "stick").mkdir()
+
+    def came_back(box: str, outcome: str) -> None:
+        courier.leave(stick, courier.Receipt(box, 1.0, "pump", "1.0.0", digest, outcome))
+
+    def sum_up(*more: object) -> str:
+        receipts = stick / courier.FOLDER / "receipts"
+        return desk.do("campaign", desk.workshop, file, "--fleet", "plant-a", "--receipts", receipts, *more)
+
+    came_back("a", "confirmed")
+    assert "stops" not in sum_up(*desk.makers)
+    came_back("b", "rolled-back")
+    assert "pump-1 stops: 1 of 2 devices rolled back" in sum_up(*desk.makers)
+    for number in range(30):
+        came_back(f"late-{number}", "confirmed")
+    assert "pump-1 stops: 1 of 2 devices rolled back" in sum_up(*desk.makers)
+    assert "stops" not in sum_up("--resume", *desk.makers)
+
+
 def test_a_campaign_of_a_bundle_that_is_not_there(desk: Desk) -> None:
     (file := desk.folder / "campaign.json").write_text(CAMPAIGN % ("0" * 64))
     assert "Add it first" in desk.do("campaign", desk.workshop, file, "--fleet", "plant-a", code=1)

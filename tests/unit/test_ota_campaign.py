@@ -1,11 +1,13 @@
 """Who takes which version, and when."""
 
 import hashlib
+import math
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ota import campaign
@@ -27,17 +29,93 @@ def test_the_place_is_what_the_facts_say() -> None:
     assert place("salt", "box-1") == expected
 
 
-def test_shares_are_about_right_and_differ_by_salt() -> None:
-    shares = [sum(place(salt, one) < 1000 for one in IDS) for salt in ("a", "b", "c")]
-    assert all(140 < share < 260 for share in shares)
-    assert [one for one in IDS if place("a", one) < 1000] != [one for one in IDS if place("b", one) < 1000]
+SALTS = st.text("0123456789abcdefghijklmnopqrstuvwxyzABC_.-", min_size=1, max_size=64)
+SHARES = st.integers(0, 10_000)
 
 
-@given(st.integers(0, 10_000), st.integers(0, 10_000))
-def test_a_larger_share_holds_the_smaller_one(one: int, other: int) -> None:
-    small, large = sorted((one, other))
-    chosen = [{box for box in IDS[:200] if place("s", box) < share} for share in (small, large)]
-    assert chosen[0] <= chosen[1]
+def chance(count: int, part: float) -> float:
+    """How far from its mean a binomial number is at most, but once in 200 million times (Bernstein's inequality)."""
+    sure = 20.0
+    return sure / 3 + math.sqrt((sure / 3) ** 2 + 2 * sure * count * part * (1 - part))
+
+
+def takes(given: Campaign, box: str, now: datetime = OPENS, labels: Mapping[str, str] = BOX.labels) -> bool:
+    return decide(given, Device(box, labels), now).choice is Choice.TAKE
+
+
+@given(SALTS, SHARES)
+def test_a_share_of_the_devices_is_that_share_within_chance(salt: str, share: int) -> None:
+    chosen = sum(place(salt, one) < share for one in IDS)
+    part = share / 10_000
+    assert abs(chosen - part * len(IDS)) <= chance(len(IDS), part)
+
+
+@given(SALTS, SHARES)
+def test_so_is_a_share_of_a_cohort(salt: str, share: int) -> None:
+    given = msgspec.structs.replace(made(Wave("some", OPENS, share, {"site": ("berlin", "munich")})), salt=salt)
+    sites = [("berlin", "munich", "hamburg")[number % 3] for number in range(len(IDS))]
+    taking = [site for box, site in zip(IDS, sites, strict=True) if takes(given, box, labels={"site": site})]
+    assert "hamburg" not in taking
+    cohort, part = len(IDS) - sites.count("hamburg"), share / 10_000
+    assert abs(len(taking) - part * cohort) <= chance(cohort, part)
+
+
+@given(SALTS, SALTS, st.integers(500, 9500), st.integers(500, 9500))
+def test_who_is_early_in_one_campaign_says_nothing_about_another(one: str, other: str, first: int, second: int) -> None:
+    assume(one != other)
+    p, q = first / 10_000, second / 10_000
+    both = sum(place(one, box) < first and place(other, box) < second for box in IDS)
+    assert abs(both - p * q * len(IDS)) <= chance(len(IDS), p * q)
+
+
+@given(SALTS, SHARES, SHARES, st.sampled_from(IDS))
+def test_a_device_that_takes_part_at_a_share_does_so_at_every_larger_one(
+    salt: str, one: int, other: int, box: str
+) -> None:
+    small, large = (msgspec.structs.replace(made(Wave("w", OPENS, share)), salt=salt) for share in sorted((one, other)))
+    assert takes(large, box) or not takes(small, box)
+
+
+@given(st.lists(SHARES, min_size=1, max_size=5), st.sampled_from(IDS), st.integers(0, 4))
+def test_a_later_wave_never_takes_back_what_an_earlier_one_gave(shares: list[int], box: str, more: int) -> None:
+    """Waves open one after another; and whoever signs may widen one that is open."""
+    waves = [Wave(f"w{at}", OPENS + timedelta(days=at), share) for at, share in enumerate(shares)]
+    taking = [takes(made(*waves), box, OPENS + timedelta(days=day)) for day in range(len(shares) + 1)]
+    assert taking == sorted(taking)  # once it may, it may from then on
+    at = min(more, len(waves) - 1)
+    wider = [*waves[:at], msgspec.structs.replace(waves[at], basis_points=10_000), *waves[at + 1 :]]
+    for day, took in enumerate(taking):
+        assert takes(made(*wider), box, OPENS + timedelta(days=day)) or not took
+
+
+def test_the_delay_within_a_wave_says_nothing_about_the_place() -> None:
+    given = made(Wave("all", OPENS, 10_000, spread_s=86_400))
+    early = [box for box in IDS if takes(given, box, OPENS + timedelta(hours=12))]
+    first = [box for box in IDS if place("salt", box) < 5000]
+    both = len(set(early) & set(first))
+    assert abs(both - len(IDS) / 4) <= chance(len(IDS), 0.25)
+
+
+@given(st.builds(Progress, *[st.integers(0, 500)] * 3), st.builds(Stop, st.integers(1, 50), SHARES, SHARES))
+def test_what_stops_a_campaign_still_does_when_worse_comes_back(progress: Progress, stop: Stop) -> None:
+    worse = msgspec.structs.replace(progress, rolled_back=progress.rolled_back + 1)
+    if "rolled back" in campaign.broken_criterion(stop, progress):
+        assert campaign.broken_criterion(stop, worse)
+    better = msgspec.structs.replace(progress, confirmed=progress.confirmed + 1)
+    if progress.reports >= stop.reports and not campaign.broken_criterion(stop, progress):
+        assert not campaign.broken_criterion(stop, better)
+
+
+@given(st.integers(0, 30 * 24 * 60), st.sampled_from(IDS[:50]))
+def test_a_device_decides_alone(minutes: int, box: str) -> None:
+    """The same file, the same device and the same time: the same decision, whatever was asked before."""
+    given = made(Wave("canary", OPENS, 500), Wave("all", OPENS + timedelta(days=3), spread_s=86_400),
+                 windows=(Window("20:00", "06:00"),))  # fmt: skip
+    now = OPENS + timedelta(minutes=minutes)
+    alone = decide(given, Device(box, {}), now)
+    for other in IDS[:5]:
+        decide(given, Device(other, {}), now)
+    assert decide(campaign.read(campaign.written(given)), Device(box, {}), now) == alone
 
 
 def test_a_device_belongs_to_the_first_wave_that_is_for_it() -> None:
@@ -91,6 +169,8 @@ def test_a_canary_over_its_error_threshold_stops(progress: Progress, stops: bool
 def test_whoever_signs_can_pause_and_stop() -> None:
     assert decide(made(paused=True), BOX, OPENS).choice is Choice.WAIT
     assert decide(made(stopped=True), BOX, OPENS).choice is Choice.LEAVE
+    assert "a fire" in decide(made(stopped=True, reason="a fire"), BOX, OPENS).reason
+    assert "a strike" in decide(made(paused=True, reason="a strike"), BOX, OPENS).reason
 
 
 @pytest.mark.parametrize(
