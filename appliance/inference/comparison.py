@@ -12,6 +12,7 @@ What is compared is the score of the autoencoder branch alone, each model in uni
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, NamedTuple
 
@@ -25,6 +26,7 @@ FEW = 3  # alarms more or less that say nothing
 QUIET = 2.0**FIRST  # scores below it are none
 BUDGET = 0.10  # of a processor, for what judges beside
 RARE = 64  # at most, one look of so many is compared
+ENOUGH_CALLS = 8  # before the fastest of them says how fast a model is
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -54,16 +56,22 @@ class Cost:
     calls down, and compiles come with the first of each size."""
 
     def __init__(self) -> None:
-        self.fastest: dict[int, float] = {}  # seconds
+        self._fastest: dict[int, float] = {}  # seconds
+        self._calls: Counter[int] = Counter()
 
     def add(self, windows: int, seconds: float) -> None:
         size = windows.bit_length()
-        self.fastest[size] = min(seconds, self.fastest.get(size, math.inf))
+        self._fastest[size] = min(seconds, self._fastest.get(size, math.inf))
+        self._calls[size] += 1
+
+    def fastest(self) -> dict[int, float]:
+        """Seconds, of the sizes that were called often enough."""
+        return {size: self._fastest[size] for size, calls in self._calls.items() if calls >= ENOUGH_CALLS}
 
     def ratio(self, other: "Cost") -> float | None:
-        """How much slower this one is than the other; None where no calls are alike."""
-        sizes = self.fastest.keys() & other.fastest.keys()
-        ratios = [self.fastest[size] / max(other.fastest[size], 1e-9) for size in sizes]
+        """How much slower this one is than the other; None where too few calls are alike."""
+        mine, theirs = self.fastest(), other.fastest()
+        ratios = [mine[size] / max(theirs[size], 1e-9) for size in mine.keys() & theirs.keys()]
         return float(np.median(ratios)) if ratios else None
 
 

@@ -280,13 +280,16 @@ def test_what_the_criteria_say() -> None:
     costs = [comparison.Cost() for _ in range(3)]
     for cost, factor in zip(costs, (1.0, 1.5, 9.0), strict=True):
         for windows in (1, 100):
-            for noise in (3.0, 1.0, 50.0):
+            for noise in (3.0, 1.0, 50.0, 2.0, 9.0, 4.0, 7.0, 5.0):
                 cost.add(windows, windows * factor * noise)
     found = comparison.findings(tally, Criteria(), (costs[0], costs[1]), 1 << 20)
     assert comparison.against(found) == ""
     slow = comparison.findings(tally, Criteria(), (costs[0], costs[2]), 1 << 32)
     assert comparison.against(slow) == "memory in MB 4.1e+03, at most 512; latency, ratio 9, at most 3"
     assert comparison.Cost().ratio(costs[0]) is None
+    chance = comparison.Cost()
+    chance.add(100, 1e6)  # one call, while the box did something else
+    assert chance.ratio(costs[0]) is None
     tally.candidate_alarms = 9
     assert comparison.against(comparison.quality(tally, Criteria())) == "alarms 9, 0 to 3"
 
