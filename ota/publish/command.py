@@ -10,6 +10,7 @@
     millwright-publish sign WORKSHOP --key K               a signature to what waits; publishes what has enough
     millwright-publish rotate WORKSHOP ROLE --add K --remove KEYID
     millwright-publish usb WORKSHOP STICK --key K          the repository on a stick, signed for longer
+    millwright-publish prune WORKSHOP                      what nobody needs any more goes from the web server
     millwright-publish status WORKSHOP                     what is published and what waits for whom
 
 Keys are files, encrypted, or tokens (`hsm:2?label=T`, with PYKCS11LIB). The passphrase is asked for, or taken from the
@@ -30,7 +31,7 @@ from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 from ota import courier
 from ota.errors import OtaError, PublishError
 from ota.manifest import Needs
-from ota.publish import founding, goods, keys, sealing
+from ota.publish import founding, goods, keys, pruning, sealing
 from ota.publish.founding import People
 from ota.publish.workshop import Settings, Workshop
 from ota.trust import OS_RELEASE, models_role
@@ -178,6 +179,13 @@ def _usb(options: argparse.Namespace) -> None:
     print(f"{options.stick}: {copied:,} bytes of updates, good for {options.days:g} days")
 
 
+def _prune(options: argparse.Namespace) -> None:
+    done = pruning.prune(Workshop(options.workshop), options.days * 86_400.0, rehearse=options.rehearse)
+    for path in done.files:
+        print(path)
+    print(f"{len(done.files)} files, {done.bytes:,} bytes {'would go' if options.rehearse else 'are gone'}")
+
+
 def _status(options: argparse.Namespace) -> None:
     workshop = Workshop(options.workshop)
     print(f"online key: {workshop.settings.online_key}")
@@ -291,6 +299,10 @@ def _parser() -> argparse.ArgumentParser:
     usb.add_argument("stick", type=Path, metavar="STICK")
     usb.add_argument("--fleet", action="append", metavar="NAME", help="only this one; all by default")
     usb.add_argument("--days", type=float, default=goods.STICK_DAYS, help="how long it is good for (90)")
+
+    prune = _verb(verbs, "prune", _prune, "remove what no version names any more", keyed=False)
+    prune.add_argument("--days", type=float, default=pruning.GRACE_DAYS, help="that it must have been replaced for (7)")
+    prune.add_argument("--rehearse", action="store_true", help="only say what would go")
 
     _verb(verbs, "status", _status, "what is published and what waits", keyed=False)
     return parser

@@ -8,10 +8,11 @@ from tuf.api.metadata import DelegatedRole, Delegations, Role, Root, Snapshot, T
 
 from ota.errors import PublishError
 from ota.publish.workshop import Workshop
-from ota.trust import OS_RELEASE, models_role
+from ota.trust import OS_RELEASE, TRAINER_MODELS, models_role
 
 THRESHOLDS = {Root.type: 3, Targets.type: 2, OS_RELEASE: 2}
 TRAINERS = 2  # the trainer and the evaluation gate, both
+_SHARED = "a key of those who make models is used elsewhere"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def rotate(workshop: Workshop, role: str, add: Iterable[Key], remove: Iterable[s
     left = len(delegator.get_delegated_role(role).keyids)
     if left < threshold:
         raise PublishError(f"{role} would have {left} keys and needs {threshold}", "Add a key for each that goes.")
+    _keep_apart(workshop, delegator)
     delegator_role = Root.type if top else Targets.type
     workshop.stage(delegator_role, delegator)
     staged = [delegator_role]
@@ -81,6 +83,17 @@ def rotate(workshop: Workshop, role: str, add: Iterable[Key], remove: Iterable[s
         workshop.stage(role, delegator if role == Targets.type and not top else workshop.targets(role))
         staged.append(role)
     return staged
+
+
+def _keep_apart(workshop: Workshop, changed: Root | Targets) -> None:
+    """PublishError where a key of those who make models signs anything else."""
+    root = changed if isinstance(changed, Root) else workshop.root()
+    delegations = (changed if isinstance(changed, Targets) else workshop.targets(Targets.type)).delegations
+    makers, others = set[str](), {keyid for role in root.roles.values() for keyid in role.keyids}
+    for name, role in ((delegations.roles if delegations else None) or {}).items():
+        (makers if name.startswith(TRAINER_MODELS) else others).update(role.keyids)
+    if makers & others:
+        raise PublishError(_SHARED, "Whoever trains signs nothing else.")
 
 
 def _delegate(targets: Targets, role: str, path: str, keys: Iterable[Key], threshold: int) -> None:
@@ -103,4 +116,4 @@ def _check(people: People) -> None:
     makers = {key.keyid for keys in people.trainers.values() for key in keys}
     others = {key.keyid for key in (*people.root, *people.targets, *people.release, people.online, people.courier)}
     if makers & others:
-        raise PublishError("a key of those who make models is used elsewhere", "Whoever trains signs nothing else.")
+        raise PublishError(_SHARED, "Whoever trains signs nothing else.")

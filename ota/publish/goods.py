@@ -236,14 +236,18 @@ def prepare_stick(
     for path in (workshop.repository / "metadata").glob("*.json"):
         if path.name != "timestamp.json" and not path.name.endswith(".snapshot.json"):
             shutil.copyfile(path, metadata / path.name)
-    copied = 0
+    copied, places = 0, set[Path]()
     for target in _goods(workshop, fleets):
         place = targets / workshop.place(target).relative_to(workshop.repository / "targets")
+        places.add(place)
         if not place.is_file() or place.stat().st_size != target.length:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(workshop.place(target), place)
             durable.sync_file(place)
         copied += target.length
+    for path in targets.rglob("*"):
+        if path.is_file() and path not in places:  # of an earlier time: a stick is small
+            path.unlink()
     versions = workshop.following()
     workshop.renew(online, skip=1)
     long = {Snapshot.type: days, Timestamp.type: days}

@@ -72,9 +72,23 @@ class Workshop:
         """Its newest version."""
         if role == Timestamp.type:
             return _read(self._metadata / f"{role}.json")
-        versions = (path.name.partition(".")[0] for path in self._metadata.glob(f"*.{role}.json"))
-        numbers = [int(number) for number in versions if number.isdigit()]
-        return _read(self._metadata / f"{max(numbers)}.{role}.json") if numbers else None
+        versions = self.versions(role)
+        return _read(versions[-1]) if versions else None
+
+    def versions(self, role: str) -> list[Path]:
+        """Of published metadata, the newest last."""
+        found = ((path.name.partition(".")[0], path) for path in self._metadata.glob(f"*.{role}.json"))
+        # The second look tells a role from one whose name ends as its own does.
+        return [
+            path
+            for number, path in sorted((int(number), path) for number, path in found if number.isdigit())
+            if path.name == f"{number}.{role}.json"
+        ]
+
+    def roles(self) -> list[str]:
+        """Of which something was published or staged."""
+        published = {path.name.partition(".")[2].removesuffix(".json") for path in self._metadata.glob("[0-9]*.json")}
+        return sorted(published | set(self.waiting()))
 
     def staged(self, role: str) -> Metadata[Any] | None:
         return _read(self._staged / f"{role}.json")

@@ -206,6 +206,48 @@ def test_rotating_the_online_key(desk: Desk) -> None:
     assert desk.offers() == []
 
 
+HOLDERS = {
+    "root": ("root-1", [f"root-{number}" for number in (2, 3, 4)]),
+    "targets": ("targets-1", ["root-1", "root-2", "root-3", "targets-2", "targets-3"]),
+    "snapshot": ("online", ["root-1", "root-2", "root-3"]),
+    "timestamp": ("online", ["root-1", "root-2", "root-3"]),
+    "os-release": ("release-1", ["targets-1", "targets-2", "release-2"]),
+    "trainer-models.plant-a": ("gate-plant-a", ["targets-1", "targets-2", "trainer-plant-a"]),
+}
+
+
+@pytest.mark.parametrize("role", HOLDERS)
+def test_every_role_can_be_given_another_key(desk: Desk, role: str) -> None:
+    """The one that leaves signs nothing any more; a box that was there before follows."""
+    desk.do("add", desk.workshop, model(desk.folder, "1.0.0"), "--fleet", "plant-a", *desk.makers)
+    assert len(desk.offers()) == 1
+    leaving, signing = HOLDERS[role]
+    desk.do("key", desk.keys / "new")
+    keyid = keys.read_public(desk.keys / f"{leaving}.pub").keyid
+    changed = ["--add", desk.keys / "new.pub", "--remove", keyid]
+    if leaving == "online":
+        changed += ["--online", desk.keys / "new"]
+        other = "timestamp" if role == "snapshot" else "snapshot"
+        desk.do("rotate", desk.workshop, other, *changed)
+    asked = [word for name in [*signing, "new"] for word in ("--key", desk.keys / name)]
+    said = desk.do("rotate", desk.workshop, role, *changed, *asked)
+    assert "waits for" not in said
+    delegator = Workshop(desk.workshop).published("targets" if role.count("-") else "root").signed
+    keyids = delegator.get_delegated_role(role).keyids
+    assert keyid not in keyids
+    assert keys.read_public(desk.keys / "new.pub").keyid in keyids
+    assert len(desk.offers()) == 1
+    desk.do("rotate", desk.workshop, role, "--add", desk.keys / "new.pub", "--remove", keyid, code=1)
+
+
+@pytest.mark.parametrize("role", ["root", "os-release", "timestamp"])
+def test_whoever_trains_is_given_nothing_else_to_sign(desk: Desk, role: str) -> None:
+    for name in ("trainer-plant-a", "gate-plant-a"):
+        said = desk.do("rotate", desk.workshop, role, "--add", desk.keys / f"{name}.pub", code=1)
+        assert "used elsewhere" in said
+    assert Workshop(desk.workshop).waiting() == []
+
+
 def test_a_stick(desk: Desk) -> None:
     desk.do("add", desk.workshop, model(desk.folder, "1.0.0"), "--fleet", "plant-a", *desk.makers)
     (stick := desk.folder / "stick").mkdir()
@@ -213,6 +255,53 @@ def test_a_stick(desk: Desk) -> None:
     assert "good for 90 days" in said
     assert len(desk.offers(courier.repository(stick))) == 1
     assert len(desk.offers()) == 1
+
+
+def test_what_no_version_names_any_more_goes(desk: Desk) -> None:
+    content = bytearray(random.Random(1).randbytes(50_000))
+    for number in range(3):
+        content[number * 100 : number * 100 + 50] = bytes(50)
+        desk.do("add", desk.workshop, model(desk.folder, f"1.{number}.0", bytes(content)), "--fleet", "plant-a",
+                *desk.makers)  # fmt: skip
+        desk.do("delta", desk.workshop, "pump", "--fleet", "plant-a", "--last", 1, *desk.makers)
+    desk.do("add", desk.workshop, model(desk.folder, "2.0.0"), "--fleet", "plant-a")  # it waits for signatures
+    before = {path.name for path in desk.metadata.iterdir()}
+    rehearsed = desk.do("prune", desk.workshop, "--days", 0, "--rehearse")
+    assert "would go" in rehearsed
+    assert {path.name for path in desk.metadata.iterdir()} == before
+    assert "0 files" in desk.do("prune", desk.workshop)  # all of it has been replaced a moment ago
+    said = desk.do("prune", desk.workshop, "--days", 0)
+    assert said.replace("are gone", "would go") == rehearsed
+    assert "0 files" in desk.do("prune", desk.workshop, "--days", 0)
+    left = {path.name for path in desk.metadata.iterdir()}
+    assert "1.root.json" in left
+    assert {name.partition(".")[2] for name in left} == {name.partition(".")[2] for name in before}
+    assert len(left) < len(before)
+    named = {path.name.partition(".")[2] for path in (desk.workshop / "repository" / "targets").rglob("*.*")}
+    assert {"pump-1.0.0.bundle", "pump-1.2.0.bundle", "pump-2.0.0.bundle"} <= named
+    for target in Workshop(desk.workshop).published("trainer-models.plant-a").signed.targets.values():
+        assert Workshop(desk.workshop).place(target).is_file()
+    assert len(desk.offers()) == len(Workshop(desk.workshop).published("trainer-models.plant-a").signed.targets)
+    desk.do("sign", desk.workshop, *desk.makers)
+    assert "2.0.0" in [one.version for one in desk.offers() if isinstance(one, Bundle)]
+
+
+def test_a_campaign_replaced_is_pruned_and_a_stick_keeps_nothing_old(desk: Desk) -> None:
+    said = desk.do("add", desk.workshop, model(desk.folder, "1.0.0"), "--fleet", "plant-a", *desk.makers)
+    digest = said.split("pump 1.0.0: ")[1].split()[0]
+    (file := desk.folder / "campaign.json").write_text(CAMPAIGN % digest)
+    stick = desk.folder / "stick"
+    for salt in ("s", "t"):
+        file.write_text((CAMPAIGN % digest).replace('"salt": "s"', f'"salt": "{salt}"'))
+        desk.do("campaign", desk.workshop, file, "--fleet", "plant-a", *desk.makers)
+        desk.do("usb", desk.workshop, stick, "--key", desk.keys / "courier")
+    campaigns = (desk.workshop / "repository" / "targets" / "models" / "plant-a").glob
+    assert len(list(campaigns("*.campaign"))) == 2
+    assert ".pump.campaign" in desk.do("prune", desk.workshop, "--days", 0)
+    [kept] = campaigns("*.campaign")
+    assert read(kept.read_bytes()).salt == "t"
+    [carried] = (stick / courier.FOLDER / "targets").rglob("*.campaign")
+    assert carried.name == kept.name
 
 
 def test_mistakes_are_told(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
