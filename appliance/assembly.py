@@ -39,7 +39,16 @@ if TYPE_CHECKING:
     from appliance.vault.certificates.identity import Attestor, Identities, Secrets
     from hardware.accelerators import Accelerator
 
-SERVICES = ("vault", "broker", "record", "detect", "infer", "update", "ingest")  # in the order of their start
+SERVICES = (
+    "vault",
+    "broker",
+    "record",
+    "forward",
+    "detect",
+    "infer",
+    "update",
+    "ingest",
+)  # in the order of their start
 DETECTED = "detected.state"
 COMPILED = "compiled"  # a folder
 DAY = 86_400_000_000_000  # ns
@@ -48,7 +57,7 @@ UPKEEP_ANSWER_S = 5.0  # a vault that ends does not hold up what asks it from wi
 
 def choose(wanted: Sequence[str], config: Config) -> list[str]:
     """The services to run, in the order of their start. Without names: all, the vault only where one was made, the
-    broker only where the bus is ours, infer only where something is to be served."""
+    broker only where the bus is ours, infer only where something is to be served, forward where it is told whereto."""
     for name in wanted:
         if name not in SERVICES:
             raise ConfigError(f"there is no service '{name}'", f"There are: {', '.join(SERVICES)}.")
@@ -58,6 +67,7 @@ def choose(wanted: Sequence[str], config: Config) -> list[str]:
         "vault": not has_vault(config),
         "broker": bool(config.bus.url),
         "infer": not (config.infer.port or config.infer.models),
+        "forward": not config.forward,
     }
     return [name for name in SERVICES if not left_out.get(name)]
 
@@ -71,6 +81,7 @@ def build(config: Config, document: Document, names: Sequence[str]) -> list[Serv
         "detect": _detect,
         "infer": _infer,
         "update": _update,
+        "forward": _forward,
         "ingest": _ingest,
     }
     return [builders[name](config, document) for name in names]
@@ -368,6 +379,12 @@ def devices_for(backend: "Backend") -> "Find":
             workers.close()
 
     return find
+
+
+def _forward(config: Config, document: Document) -> Service:
+    from appliance import forwarding
+
+    return forwarding.build(config, document, lambda name: _session_of(config, name), reveal(config))
 
 
 def _ingest(config: Config, document: Document) -> Service:

@@ -6,6 +6,8 @@
     |-- EventError             a message that breaks the grammar; carries the reason it is counted under
     |-- BusError               the broker cannot be reached, started or spoken to
     |-- ConnectorError         a source of readings cannot be opened or read
+    |-- ChannelError           a destination cannot be reached, or did not take what was sent
+    |   `-- RefusedParcelError it says that it will never take it
     |-- InferenceError         a model or a device
     |   |-- ModelError         a bundle that is refused, naming the file
     |   `-- DeviceError        a device that cannot compile or run a model
@@ -56,6 +58,14 @@ class BusError(MillwrightError):
 
 
 class ConnectorError(MillwrightError):
+    pass
+
+
+class ChannelError(MillwrightError):
+    pass
+
+
+class RefusedParcelError(ChannelError):
     pass
 
 

@@ -68,19 +68,21 @@ def run_reference(_: argparse.Namespace) -> int:
 
 
 def reference() -> str:
-    from appliance import plugins
+    from appliance import channels, plugins
     from appliance.config.reference import markdown
     from appliance.connectors import declared
 
     package = "appliance.vault.backends"
     backends = {name: plugins.load(package, name).Settings for name in plugins.names(package)}
-    return markdown({"connectors": declared(), "vault": backends}).rstrip() + "\n"
+    found = {"connectors": declared(), "vault": backends, "forward": channels.declared()}
+    return markdown(found).rstrip() + "\n"
 
 
 def effective(config: "Config", document: "Document") -> dict[str, Any]:
     """Every setting with its value, as plain values; the connectors with their own defaults."""
     import msgspec
 
+    from appliance.channels import configured as destinations
     from appliance.connectors import configured
 
     connectors: dict[str, Any] = {}
@@ -90,7 +92,14 @@ def effective(config: "Config", document: "Document") -> dict[str, Any]:
             connectors.setdefault(name, []).append(plain)
         else:
             connectors[name] = plain
-    bare = msgspec.structs.replace(config, connectors=connectors)
+    forward: dict[str, Any] = {}
+    for one in destinations(document, config.forward):
+        plain = msgspec.to_builtins(one.settings, enc_hook=str)
+        if isinstance(config.forward[one.kind], list):
+            forward.setdefault(one.kind, []).append(plain)
+        else:
+            forward[one.kind] = plain
+    bare = msgspec.structs.replace(config, connectors=connectors, forward=forward)
     plain = msgspec.to_builtins(bare, enc_hook=str)
     assert isinstance(plain, dict)
     return plain
@@ -144,6 +153,7 @@ def problems(config: "Config", document: "Document") -> list[ConfigError]:
         _socket,
         _bus_url,
         _certificates,
+        _destinations,
         _backend,
         _limits,
         _vault,
@@ -172,6 +182,18 @@ def _connectors(config: "Config", document: "Document") -> Iterator[ConfigError]
             yield error if isinstance(error, ConfigError) and error.message.startswith(document.source) else here
     for index, rival in rivals(sources):
         yield document.error(places[index], rival.message, rival.remedy)
+
+
+def _destinations(config: "Config", document: "Document") -> Iterator[ConfigError]:
+    from appliance import assembly, forwarding
+    from appliance.channels import configured
+
+    told = forwarding.tools(assembly.reveal(config))
+    try:
+        for one in configured(document, config.forward):
+            forwarding.channel(one, document, told)
+    except ConfigError as error:
+        yield error
 
 
 def _folders(config: "Config", document: "Document") -> Iterator[ConfigError]:

@@ -12,7 +12,7 @@ from appliance.config.secrets import VaultName
 
 
 def markdown(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]]) -> str:
-    """`plugins`: for a section that has them, `connectors` or `vault`, the Settings of each by name."""
+    """`plugins`: for a section that has them, such as `connectors`, the Settings of each by name."""
     parts = ["# Configuration", "", (Config.__doc__ or "").strip(), ""]
     for field in msgspec.structs.fields(Config):
         inner = field.type
@@ -20,7 +20,9 @@ def markdown(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]]) -> str:
             parts += section(field.encode_name, inner) + _of_plugins(plugins, field.encode_name)
     parts += section("[limits]", Limit)
     parts += ["## [connectors]", "", *_described(Config, "connectors"), ""]
-    return "\n".join(parts + _of_plugins(plugins, "connectors"))
+    parts += _of_plugins(plugins, "connectors")
+    parts += ["## [forward]", "", *_described(Config, "forward"), ""]
+    return "\n".join(parts + _of_plugins(plugins, "forward"))
 
 
 def _of_plugins(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]], title: str) -> list[str]:

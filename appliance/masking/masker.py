@@ -30,6 +30,16 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = field(default_factory=dict)
 
+    def without_tokens(self) -> "Policy":
+        """The same, masking for good in their place."""
+        kinds: dict[Kind, Action] = {
+            kind: "mask" if action == "token" else action for kind, action in self.kinds.items()
+        }
+        fields: dict[str, Action] = {
+            path: "mask" if action == "token" else action for path, action in self.fields.items()
+        }
+        return Policy(kinds, fields)
+
 
 class Masker:
     """`count` says how many of each kind were masked, for the operator's eyes; never what they were."""

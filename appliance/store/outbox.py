@@ -26,6 +26,7 @@ REASONS = {
     "duplicate": "the bus delivered it a second time",
     "thinned": "left out so that the others find room: every second one of an asset",
     "budget": "there was no room left, though all were thinned",
+    "refused": "the destination says that it will never take it",
     "rotten": "the disk gave back other bytes than were written",
 }
 STEPS = 8  # of making room in one transaction
@@ -42,6 +43,7 @@ class Confirmed(NamedTuple):
 
     marks: dict[Lane, int]
     counts: dict[Lane, int]
+    refused: bool = False  # it has said that it will never take them
 
 
 NOTHING = Confirmed({}, {})
@@ -109,6 +111,18 @@ class Outbox:
         book = self._book
         dropped = {name.removeprefix("dropped."): count for name, count in book.items() if name.startswith("dropped.")}
         return Books(book["received"], book["sent"], {lane: book[f"queued.{lane}"] for lane in Lane}, dropped)
+
+    @property
+    def is_paused(self) -> bool:
+        return bool(self._book["paused"])
+
+    def pause(self, is_paused: bool) -> None:
+        """Remembered over a restart. StoreError."""
+        with translated(self.path):
+            connection = self._connection()
+            with transaction(connection):
+                self._execute("INSERT OR REPLACE INTO book (name, value) VALUES ('paused', ?)", int(is_paused))
+        self._book["paused"] = int(is_paused)
 
     def bytes_used(self) -> int:
         with translated(self.path):
@@ -192,7 +206,7 @@ class Outbox:
             self._execute("DELETE FROM frame WHERE lane = ? AND first > 0 AND last <= ?", int(lane), mark)
             self._book[f"confirmed.{lane}"] = mark
             self._book[f"queued.{lane}"] -= confirmed.counts[lane]
-            self._book["sent"] += confirmed.counts[lane]
+            self._book["dropped.refused" if confirmed.refused else "sent"] += confirmed.counts[lane]
 
     # Sending
 

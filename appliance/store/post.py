@@ -56,10 +56,29 @@ class Post:
         self._wanted.set()
         return await self._exchanged
 
+    def settle(self, confirmed: Confirmed) -> None:
+        """As `exchange`, with the next commit, by one who does not wait."""
+        if self._exchanged is None:
+            self._confirmed = confirmed
+            self._wanted.set()
+
     async def arrival(self) -> None:
         """Until something has come in since this was last asked."""
         await self._arrived.wait()
         self._arrived.clear()
+
+    async def open(self) -> None:
+        """Read what was left behind. A disk that refuses is found out again by `run`."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._job, [], NOTHING, 0)
+        self.books = self.outbox.books()
+
+    async def pause(self, is_paused: bool) -> None:
+        """StoreError."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.outbox.pause, is_paused)
+
+    async def bytes_used(self) -> int:
+        """StoreError."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.outbox.bytes_used)
 
     async def run(self) -> None:
         """Until cancelled; then commits what has come, within one more job."""

@@ -1,0 +1,1 @@
+"""What all destinations share: what leaves, how it is masked, how fast, and in which envelope. Pure."""

@@ -1,0 +1,263 @@
+"""One destination: what leaves for it is taken in, waits in its outbox, and goes over its line while that holds.
+
+Taking in never waits for the line. The line is opened, worked on, and opened again, later and later; what was not
+confirmed on one line leaves by the next.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any
+
+from appliance.bus.port import Message
+from appliance.channels.leaving.gate import Gate
+from appliance.channels.leaving.pace import Batches, Patience, Politeness
+from appliance.channels.leaving.terms import Terms
+from appliance.channels.port import Asking, Channel, Origin, Request
+from appliance.config.secrets import Reveal
+from appliance.errors import ChannelError, MillwrightError, RefusedParcelError
+from appliance.masking.masker import Masker
+from appliance.masking.tokens import Tokens
+from appliance.runtime.service import Clock
+from appliance.store.outbox import NOTHING, Confirmed, settled
+from appliance.store.parcels import NAMES, SINGLE, Parcel
+from appliance.store.post import Post
+
+log = logging.getLogger(__name__)
+
+KEY_RETRY_S = 10.0
+BREATH_S = 0.02  # between batches at a polite rate
+
+
+class Standing(StrEnum):
+    """How the line is. Everything but OPEN is offline."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    SILENT = "silent"  # open, but the destination does not answer
+    WAITING = "waiting"  # it failed, and is opened again at `next_attempt`
+    PAUSED = "paused"
+
+
+class Outlet:
+    """`changed` is called when the line's standing changes, `perform` with what people at the destination ask for."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        channel: Channel,
+        gate: Gate,
+        post: Post,
+        terms: Terms,
+        clock: Clock,
+        changed: Callable[[], None] = lambda: None,
+        perform: Callable[[Request], Awaitable[None]] | None = None,
+        reveal: Reveal | None = None,
+    ) -> None:
+        self.name, self.kind, self.channel, self.gate, self.post = name, kind, channel, gate, post
+        self.standing, self.error, self.since, self.next_attempt = Standing.OPENING, "", clock(), 0
+        self.changed, self.perform, self._reveal = changed, perform, reveal
+        self._terms, self._clock = terms, clock
+        self._batches, self._patience = Batches(), Patience()
+        self._politeness = Politeness(terms.catch_up_per_s)
+        self._flowing, self._turned = asyncio.Event(), asyncio.Event()
+        self._alone = False  # one parcel at a time, to find the one that is refused
+
+    async def take(self, batch: Sequence[Message], now: int) -> None:
+        """Returns when what leaves of it is on the disk."""
+        if entries := self.gate.entries(batch, now):
+            await self.post.add(entries)
+
+    async def run(self) -> None:
+        await self.post.open()
+        if not self.post.outbox.is_paused:
+            self._flowing.set()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.post.run(), name=f"forward {self.name} commits")
+            group.create_task(self._keep_line(), name=f"forward {self.name} line")
+            group.create_task(self._fetch_key(), name=f"forward {self.name} key")
+
+    async def pause(self, is_paused: bool) -> None:
+        """What comes in waits meanwhile. StoreError."""
+        await self.post.pause(is_paused)
+        if is_paused:
+            self._flowing.clear()
+        else:
+            self._flowing.set()
+            self._patience.worked()
+        self._turned.set()
+
+    def describe(self) -> dict[str, Any]:
+        books = self.post.books
+        return {
+            "channel": self.kind,
+            "line": self.standing.value,
+            "since": self.since,
+            "error": self.error,
+            "next_attempt": self.next_attempt,
+            "received": books.received + self.post.uncommitted,
+            "sent": books.sent,
+            "queued": {NAMES[lane]: count for lane, count in books.queued.items() if count},
+            "uncommitted": self.post.uncommitted,
+            "dropped": dict(books.dropped),
+            "budget_mb": self._terms.budget_mb,
+            "masked": dict(self.gate.masker.count),
+            "trouble": self.post.trouble,
+            "notice": self.post.notice,
+        }
+
+    async def _fetch_key(self) -> None:
+        """From the vault, which may open later than we do."""
+        name = self._terms.token_key
+        while name is not None and self._reveal is not None:
+            try:
+                key = await self._reveal(name)
+                self.gate.mask_by(Masker(self._terms.masking, Tokens(key)))
+                return
+            except (ChannelError, ValueError) as error:
+                log.warning("%s: tokens cannot be made, what should become one is masked: %s", self.name, error)
+            await asyncio.sleep(KEY_RETRY_S)
+
+    # The line
+
+    async def _keep_line(self) -> None:
+        while True:
+            self._turned.clear()
+            if not self._flowing.is_set():
+                self._stand(Standing.PAUSED)
+                await self._flowing.wait()
+            self._stand(Standing.OPENING, self.error)
+            try:
+                async with self.channel:
+                    self._stand(Standing.OPEN)
+                    log.info("the line to %s is open", self.name)
+                    await self._first_end(self._work(), self._turned.wait(), *self._asked())
+            except ChannelError as error:
+                await self._wait(error)
+
+    async def _wait(self, error: ChannelError) -> None:
+        wait_s = self._patience.failed(random.random())
+        if self.error != str(error):
+            log.warning("%s: %s", self.name, error)
+        self.next_attempt = self._clock() + round(wait_s * 1e9)
+        self._stand(Standing.WAITING, str(error))
+        with suppress(TimeoutError):
+            await self._first_end(asyncio.sleep(wait_s), self._turned.wait())
+
+    def _stand(self, standing: Standing, error: str = "") -> None:
+        if standing is not Standing.WAITING:
+            self.next_attempt = 0
+        if (standing, error) != (self.standing, self.error):
+            if standing is not self.standing:
+                self.since = self._clock()
+            self.standing, self.error = standing, error
+            self.changed()
+
+    def _asked(self) -> list[Any]:
+        return [self._hear(self.channel)] if isinstance(self.channel, Asking) and self.perform else []
+
+    async def _hear(self, channel: Asking) -> None:
+        async for request in channel.requests():
+            assert self.perform is not None
+            try:
+                await self.perform(request)
+            except MillwrightError as error:
+                log.warning("%s asked for '%s %s': %s", self.name, request.service, request.verb, error)
+        await asyncio.Event().wait()
+
+    async def _first_end(self, *work: Any) -> None:
+        """Until one of them ends; what it raised is raised."""
+        tasks = [asyncio.ensure_future(one) for one in work]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _work(self) -> None:
+        """Batch after batch. ChannelError when the line is lost."""
+        lost: asyncio.Future[Any] = asyncio.ensure_future(self.channel.lost())
+        confirmed = NOTHING
+        try:
+            while True:
+                want = self._room()
+                parcels = await self.post.exchange(confirmed, want)
+                confirmed = NOTHING
+                if parcels:
+                    confirmed = await self._sent(parcels[:1] if self._alone else parcels, lost)
+                elif want:
+                    await self._arrival(lost)
+                else:
+                    await asyncio.sleep(BREATH_S)
+        finally:
+            lost.cancel()
+            if confirmed.marks:  # cancelled between the destination's word and ours
+                self.post.settle(confirmed)
+
+    def _room(self) -> int:
+        books = self.post.books
+        urgent = any(books.queued[lane] for lane in SINGLE)
+        flow = books.waiting - sum(books.queued[lane] for lane in SINGLE)
+        room = self._politeness.room(asyncio.get_running_loop().time(), flow, books.received)
+        return min(self._batches.size, max(room, int(urgent)))
+
+    async def _arrival(self, lost: "asyncio.Future[Any]") -> None:
+        coming: asyncio.Future[Any] = asyncio.ensure_future(self.post.arrival())
+        try:
+            await asyncio.wait([coming, lost], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            coming.cancel()
+        if lost.done():
+            raise ChannelError(f"the line was lost: {lost.result()}", "It is opened again by itself.")
+
+    async def _sent(self, parcels: Sequence[Parcel], lost: "asyncio.Future[Any]") -> Confirmed:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            await self._deliver(parcels, lost)
+        except RefusedParcelError as error:
+            log.warning("%s: %s", self.name, error)
+            if len(parcels) > 1:
+                self._alone = True
+                return NOTHING
+            self._alone = False
+            return settled(parcels)._replace(refused=True)
+        except ChannelError:
+            self._batches.failed()
+            raise
+        self._stand(Standing.OPEN)
+        self._patience.worked()
+        self._batches.delivered(len(parcels), loop.time() - began)
+        self._politeness.took(sum(parcel.lane not in SINGLE for parcel in parcels))
+        return settled(parcels)
+
+    async def _deliver(self, parcels: Sequence[Parcel], lost: "asyncio.Future[Any]") -> None:
+        """ChannelError where the line is lost, or nothing is answered for too long."""
+        loop = asyncio.get_running_loop()
+        work = asyncio.ensure_future(self.channel.deliver(Origin(self.post.outbox.identity), parcels))
+        answered, since = self.channel.progress, loop.time()
+        both: list[asyncio.Future[Any]] = [work, lost]
+        try:
+            while not (await asyncio.wait(both, timeout=self._terms.answer_ms / 1000, return_when="FIRST_COMPLETED"))[
+                0
+            ]:
+                if self.channel.progress != answered:
+                    answered, since = self.channel.progress, loop.time()
+                    self._stand(Standing.OPEN)
+                elif loop.time() - since > self._terms.give_up_s:
+                    raise ChannelError(f"no answer for {self._terms.give_up_s:g} s", "The line is opened anew.")
+                else:
+                    self._stand(Standing.SILENT, f"no answer for {self._terms.answer_ms} ms")
+            if not work.done():
+                raise ChannelError(f"the line was lost: {lost.result()}", "It is opened again by itself.")
+            work.result()
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
