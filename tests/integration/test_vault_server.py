@@ -5,9 +5,11 @@ already. What only root can be, systemd, is skipped there.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -192,6 +194,47 @@ class TestUnits:
             while (body := reply.feed(sock.recv(1 << 16))) is None:
                 pass
             assert body == CANARY + b"open/one"
+
+
+class TestDescriptors:
+    """None is left to the vault: nobody is answered with half of anything, and all is well once some are free again."""
+
+    def test_it_comes_back_from_having_none(self, vault: Vault) -> None:
+        usual = resource.prlimit(vault.process.pid, resource.RLIMIT_NOFILE)
+        crowd: list[socket.socket] = []
+        try:
+            resource.prlimit(vault.process.pid, resource.RLIMIT_NOFILE, (self.open_now(vault) + 4, usual[1]))
+            with contextlib.suppress(BlockingIOError):  # the queue of those that wait is full, too
+                while len(crowd) < 40:
+                    crowd.append(self.connected(vault))
+            wait_for(lambda: "no connection can be accepted" in vault.log.read_text())
+            with crowd.pop(0) as first, contextlib.suppress(OSError):
+                request = protocol.encode_request(Request(Verb.PUT, "open/token", "", Secret(b"half?")))
+                first.settimeout(WAIT_S)
+                first.sendall(request)
+                first.recv(1 << 16)
+        finally:
+            resource.prlimit(vault.process.pid, resource.RLIMIT_NOFILE, usual)
+            for sock in crowd:
+                sock.close()
+        assert vault.keeper.get("open/one").reveal() == CANARY + b"open/one"
+        assert vault.keeper.get("open/token").reveal() in (CANARY + b"open/token", b"half?")
+        vault.keeper.put("open/token", Secret(CANARY + b"open/token"))
+        assert vault.process.poll() is None
+
+    @staticmethod
+    def open_now(vault: Vault) -> int:
+        return len(list(Path(f"/proc/{vault.process.pid}/fd").iterdir()))
+
+    @staticmethod
+    def connected(vault: Vault) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(str(vault.socket))
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
 
 class TestOthers:
