@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ota.delta import lowrank, predictors, tokens
 from ota.delta.integers import FORMS, load, ordered, values
-from ota.delta.plans import KINDS, MAX_COLUMNS, Blocks, Mode, Plan
+from ota.delta.plans import KINDS, MAX_COLUMNS, MAX_TAPS, Blocks, Mode, Plan
 from ota.delta.predictors import Inputs, Known, typical
 from ota.delta.streams import Noted
 from ota.delta.tensors import Tensor
@@ -21,6 +21,7 @@ _MIN_RANKED = 16  # rows and columns
 _RANKS = 64
 _SHARES = (0.03, 0.06, 0.09, 0.13, 0.19, 0.26, 0.38, 0.5, 0.7, 1.0)  # of the rank found, that are tried
 _REFITS = 2  # of rows' factors and low rank, in turns
+_ALIKE = 0.1  # of the squares of a right side, what neighbouring taps have in common
 _SAMPLE = 8  # blocks that a candidate is measured by
 
 
@@ -63,6 +64,13 @@ def shape_of(tensor: Tensor) -> tuple[int, int] | None:
     if count != tensor.count or count // rows < 4 or (count // rows * FORMS[tensor.kind].width) % 8:
         rows = 1
     return rows, count // rows
+
+
+def _taps(tensor: Tensor, rows: int) -> tuple[int, int]:
+    """Rows and columns of a convolution's kernel; 1 and 1 of anything else."""
+    if len(tensor.shape) != 4 or rows != tensor.shape[0] or max(tensor.shape[2:]) > MAX_TAPS:
+        return 1, 1
+    return tensor.shape[2], tensor.shape[3]
 
 
 def measure(noted: Noted) -> float:
@@ -108,6 +116,7 @@ class Analysis:
         self.numbers = ordered(new.kind, stored).reshape(shape)
         self.values = self._real(values(new.kind, stored))
         self.old: Array | None = None
+        self.taps = _taps(new, self.rows)
         self.base = Plan(KINDS.index(new.kind), Mode.NONE, *shape)
         if old is not None:
             self.old = self._real(values(old.kind, load(old.kind, inputs.old.read(old.offset, old.size))))
@@ -213,17 +222,26 @@ class Analysis:
             rest = np.sqrt(np.mean((residual / unit) ** 2))
             factors = lowrank.quantise(found.left, found.right, float(rest))
             factors = lowrank.settle(factors, (self.values - start.predicted) / unit)
-            plan = replace(start.plan, rank=found.rank, exponent=factors.exponent)
+            plan = self._ranking(start.plan, factors)
             return self._spread(plan, self._known(start.fits, factors), squares)
         plan, deviations = self._by_rows(start.plan, squares)
         now = self._unit(plan, deviations)
         rest = np.sqrt(np.median(((residual / now) ** 2).mean(axis=1)))
         factors = lowrank.quantise(found.left * unit / now, found.right, float(rest))
         factors = lowrank.settle(factors, (self.values - start.predicted) / now)
-        plan = replace(plan, rank=found.rank, exponent=factors.exponent)
+        plan = self._ranking(plan, factors)
         known = replace(self._known(start.fits, factors), rows=deviations)
         kept = self._candidate(plan, known)
         return min(kept, self._by_columns(plan, known, squares), key=lambda one: one.bits)
+
+    def _ranking(self, plan: Plan, factors: lowrank.Factors) -> Plan:
+        """With the low rank, whose right side is told tap by tap where neighbouring taps resemble each other."""
+        high, wide = self.taps
+        taps = factors.right.reshape(-1, high, wide).astype(np.float64)
+        alike = (taps[:, 1:] * taps[:, :-1]).sum() + (taps[..., 1:] * taps[..., :-1]).sum()
+        if alike < _ALIKE * (taps * taps).sum():
+            high, wide = 1, 1
+        return replace(plan, rank=factors.left.shape[1], exponent=factors.exponent, high=high, wide=wide)
 
     def _known(self, fits: Ints | None, factors: lowrank.Factors | None = None) -> Known:
         return Known(self.elements, self.numbers, fits=fits, factors=factors)

@@ -9,6 +9,7 @@ from ota.delta.integers import FORMS
 from ota.delta.tensors import MAX_BYTES, Kind
 
 CHUNK = 1 << 16  # elements
+MAX_TAPS = 16  # one way
 MAX_COLUMNS = 1 << 20  # that may have classes of their own, and times rank
 KINDS = tuple(FORMS)
 SCALES = (Kind.F16, Kind.F32, Kind.BF16)
@@ -29,6 +30,7 @@ class Plan:
 
     `center` of the residual; `row_spread` and `column_spread` the classes of the deviations from it, -1 where there are
     none; factors are 1 + k / 2^fit_shift with k of class `fit_spread`; `groups` scales a row (0: one for the tensor).
+    Columns are inputs of `high` x `wide` taps: those of one input lean on each other.
     """
 
     kind: int
@@ -50,6 +52,8 @@ class Plan:
     zero_kind: int = -1
     old_zero: int = 0
     new_zero: int = 0
+    high: int = 1
+    wide: int = 1
 
     def params(self) -> tuple[int, ...]:
         """Trailing defaults are left away."""
@@ -108,6 +112,8 @@ def parse(params: tuple[int, ...]) -> Plan:
         (plan.groups, 0, plan.columns),
         (plan.scale_kind, 0, len(SCALES) - 1),
         (plan.zero_kind, -1, len(ZEROS) - 1),
+        (plan.high, 1, MAX_TAPS),
+        (plan.wide, 1, MAX_TAPS),
     ]
     bounds += [(offset, -MAX_BYTES, MAX_BYTES) for offset in (plan.old_scale, plan.new_scale)]
     bounds += [(offset, -MAX_BYTES, MAX_BYTES) for offset in (plan.old_zero, plan.new_zero)]
@@ -123,6 +129,8 @@ def _check_shape(plan: Plan) -> None:
         raise PatchError("a plan with too many columns")
     if FORMS[plan.form].width == 4 and (plan.columns % 2 or (plan.columns > CHUNK and CHUNK % 2)):
         raise PatchError("a plan that splits a byte")
+    if plan.columns % (plan.high * plan.wide):
+        raise PatchError("a plan whose taps do not fit")
     if plan.groups and plan.columns % plan.groups:
         raise PatchError("a plan whose groups do not fit")
     if plan.is_scaled and ((plan.is_float and plan.rank) or (plan.groups > 1 and plan.columns > CHUNK)):

@@ -25,7 +25,9 @@ _SMALL_CLASS = 6 - tokens.LOWEST  # the class of numbers of about eight
 class Coder(Protocol):
     """Takes numbers into a stream, or gives those that are in it: the encoder hands them over, the decoder None."""
 
-    def numbers(self, classes: NDArray[np.uint8], given: Ints | None) -> Ints: ...
+    def numbers(self, classes: NDArray[np.uint8], given: Ints | None, lean: Ints | None = None) -> Ints:
+        """`lean`: numbers near by, added up; those to come are likely to be of their sign."""
+        ...
 
     def predicted(self, terms: Terms, given: Ints | None) -> bytes:
         """Ordered integers `given` against their prediction; the bytes they are."""
@@ -66,11 +68,26 @@ def columns(plan: Plan, coder: Coder, known: Known | None) -> Columns:
     if plan.rank:
         factors = known.factors if known else None
         sizes = _sizes(plan, coder, factors)
-        classes = np.repeat(tokens.classify(sizes[1]), plan.columns)
-        right = coder.numbers(classes, factors.right.reshape(-1) if factors else None).reshape(plan.rank, -1)
-        found.right = lowrank.shifted(_bounded(right, lowrank.MAX_FACTOR), sizes[2])
+        right = _right(plan, tokens.classify(sizes[1]), coder, factors.right if factors else None)
+        found.right = lowrank.shifted(right, sizes[2])
         found.left_classes = tokens.classify(sizes[0])
     return found
+
+
+def _right(plan: Plan, sizes: NDArray[np.uint8], coder: Coder, given: Ints | None) -> Ints:
+    """The right side tap by tap, each leaning on those to its left and above it."""
+    inputs = plan.columns // (plan.high * plan.wide)
+    classes = np.repeat(sizes, inputs)
+    shape = (plan.rank, inputs, plan.high, plan.wide)
+    taps = None if given is None else given.reshape(shape)
+    found = np.zeros((plan.rank, inputs, plan.high + 1, plan.wide + 1), np.int32)  # nothing ahead of the first
+    for high in range(plan.high):
+        for wide in range(plan.wide):
+            tap = None if taps is None else taps[:, :, high, wide].reshape(-1)
+            lean = found[:, :, high + 1, wide] + found[:, :, high, wide + 1]
+            numbers = _bounded(coder.numbers(classes, tap, lean.reshape(-1)), lowrank.MAX_FACTOR)
+            found[:, :, high + 1, wide + 1] = numbers.reshape(plan.rank, inputs)
+    return found[:, :, 1:, 1:].reshape(plan.rank, plan.columns)
 
 
 def _sizes(plan: Plan, coder: Coder, factors: lowrank.Factors | None) -> Ints:

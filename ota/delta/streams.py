@@ -62,9 +62,12 @@ class Noted:
         self.calls: list[tuple[NDArray[np.uint16], NDArray[np.uint8]]] = []
         self.raw: list[tuple[NDArray[np.uint32], NDArray[np.uint8]]] = []
 
-    def numbers(self, classes: NDArray[np.uint8], given: Ordered | None) -> Ordered:
+    def numbers(self, classes: NDArray[np.uint8], given: Ordered | None, lean: Ordered | None = None) -> Ordered:
         assert given is not None
-        self._note(tokens.META, tokens.contexts(classes, None), given)
+        if lean is None:
+            self._note(tokens.META, tokens.contexts(classes, None), given)
+        else:
+            self._note(tokens.META, tokens.leaning(classes, lean), tokens.turned(given, lean))
         return given
 
     def predicted(self, terms: Terms, given: Ordered | None) -> bytes:
@@ -114,8 +117,11 @@ class Reading:
         self._decode = kernel.decode if kernel else rans.decode
         self._position = 0
 
-    def numbers(self, classes: NDArray[np.uint8], given: Ordered | None) -> Ordered:
-        return tokens.join(self._symbols(self._maps.by_class[tokens.META].take(classes)), self._raw)
+    def numbers(self, classes: NDArray[np.uint8], given: Ordered | None, lean: Ordered | None = None) -> Ordered:
+        if lean is None:
+            return tokens.join(self._symbols(self._maps.by_class[tokens.META].take(classes)), self._raw)
+        chosen = self._maps.book.chosen[tokens.META].take(tokens.leaning(classes, lean))
+        return tokens.turned(tokens.join(self._symbols(chosen), self._raw), lean)
 
     def predicted(self, terms: Terms, given: Ordered | None) -> bytes:
         tables = self._maps.by_cell[tokens.family(terms.kind)]

@@ -19,6 +19,7 @@ TOKENS = 247
 CLASSES = 64  # half octaves from LOWEST on
 LOWEST = -12  # half octaves: a sixty-fourth of a cell
 LEVELS = 16
+MAX_LEAN = 9
 CONTEXTS = CLASSES * LEVELS  # a family
 
 META = 0  # the codec's own numbers: classes, factors, low rank
@@ -130,3 +131,13 @@ def contexts(classes: NDArray[np.uint8], fraction: NDArray[np.uint8] | None) -> 
     """Numbers of contexts within a family."""
     first = classes.astype(np.uint16) * np.uint16(LEVELS)
     return first if fraction is None else first + LEVEL[classes, fraction]
+
+
+def leaning(classes: NDArray[np.uint8], lean: NDArray[np.int32]) -> NDArray[np.uint16]:
+    """Numbers of contexts where neighbours are known: their sum, without its sign, in the place of the level."""
+    return contexts(classes, None) + np.minimum(np.abs(lean), MAX_LEAN).astype(np.uint16)
+
+
+def turned(numbers: NDArray[np.int32], lean: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The other way round where neighbours are negative; its own inverse."""
+    return np.where(lean < 0, -numbers, numbers)
