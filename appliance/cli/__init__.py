@@ -15,6 +15,7 @@ SHARED = frozenset(
         "quantising",
         "recovery",
         "screen",
+        "sowing",
         "vaultcheck",
     }
 )  # files here that commands share and that are none themselves
