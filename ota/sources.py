@@ -12,7 +12,7 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
@@ -79,7 +79,8 @@ class Web:
                 response = connection.getresponse()
             except (OSError, HTTPException, ValueError) as error:
                 raise self._broken(name, error) from error
-            yield Answer(self._begin(name, response, offset), self._chunks(name, response, watch))
+            with closing(response):  # one that ends with its connection holds the socket by itself
+                yield Answer(self._begin(name, response, offset), self._chunks(name, response, watch))
 
     @contextmanager
     def _connected(self) -> Iterator[tuple[HTTPConnection, "_Watch"]]:

@@ -67,8 +67,8 @@ class Keys:
 class Publisher:
     """A workshop with all its people in one room, at a time that moves only when told to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.now, self.keys = NOON, Keys()
+    def __init__(self, folder: Path, now: float = NOON) -> None:
+        self.now, self.keys = now, Keys()
         self.workshop = Workshop(folder, lambda: self.now)
         self.workshop.configure(Settings())
         founding.found(self.workshop, self.keys.people())

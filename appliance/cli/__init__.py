@@ -10,6 +10,7 @@ SHARED = frozenset(
         "auditing",
         "custody",
         "findings",
+        "following",
         "instance",
         "measuring",
         "quantising",

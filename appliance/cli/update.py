@@ -1,10 +1,17 @@
 """`millwright update models`: installs a model of the detector, with a trial beside the one that runs and a way back.
 
-It is copied in, verified and compiled; it judges beside the model that runs and is compared with it; it takes over
-between two batches; it is watched, and rolled back by itself where it turns out worse. `[update]` has the criteria.
+It is fetched, verified and compiled; it judges beside the model that runs and is compared with it; it takes over
+between two batches; it is watched, and rolled back by itself where it turns out worse. `[update]` names repositories,
+and has the criteria.
+
+    millwright update models plan                      what the repositories offer, and what is taken by itself
+    millwright update models plan pump                 what its newest version would mean: bytes, time, the way back
+    millwright update models apply pump@1.3.0          take this version; --from /media/stick takes it from there
+    millwright update models apply ./bundle            a bundle's folder, or one that was packed
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +23,9 @@ if TYPE_CHECKING:
     from appliance.events.schema import Command
 
 ANSWER_S = 600.0  # what is large is read through before anything is said
+GOES_ON = "It goes on by itself: 'millwright update models status' shows how far it is, 'rollback' gives it up."
+REFUSED = 1
+INTERRUPTED = 130
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -30,12 +40,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         title="verbs", metavar="VERB", required=True
     )
     _verb(verbs, "status", run_status, "what is being installed, and how far it is")
-    _verb(verbs, "plan", run_plan, "what an update would mean; nothing is done").add_argument(
-        "source", type=Path, metavar="FOLDER|FILE", help="a bundle, or one that was packed"
-    )
-    apply = _verb(verbs, "apply", run_apply, "install a model; `status` shows how far it is")
-    apply.add_argument("source", type=Path, metavar="FOLDER|FILE", help="a bundle, or one that was packed")
+    plan = _verb(verbs, "plan", run_plan, "what there is, or what an update would mean; nothing is done")
+    _what(plan, optional=True)
+    apply = _verb(verbs, "apply", run_apply, "install a model, and show how it goes until it runs")
+    _what(apply)
     apply.add_argument("--again", action="store_true", help="even where it was refused or rolled back before")
+    apply.add_argument("--detach", action="store_true", help="only ask for it")
+    apply.add_argument("--wait", action="store_true", help="until it is confirmed, after it was watched")
     pause = _verb(verbs, "pause", run_pause, "begin no further step; what runs is watched on")
     pause.add_argument("--resume", action="store_true", help="go on")
     _verb(verbs, "rollback", run_rollback, "give up what is being installed, else go back from what was")
@@ -47,6 +58,17 @@ def _verb(verbs: Any, name: str, run: Any, summary: str) -> argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
     return parser
+
+
+def _what(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    parser.add_argument(
+        "what",
+        nargs="?" if optional else None,
+        default="",
+        metavar="MODEL|MODEL@VERSION|FOLDER|FILE",
+        help="a model of the repositories, or a bundle on this box",
+    )
+    parser.add_argument("--from", dest="place", default="", metavar="STICK", help="a stick, a folder or an address")
 
 
 def run_status(args: argparse.Namespace) -> int:
@@ -62,18 +84,54 @@ def run_status(args: argparse.Namespace) -> int:
         return 0
     waiting = state.detail.get("installations", [])
     if state.detail.get("paused"):
-        print("Paused: no further step is begun.")
+        print("Paused: no further step is begun.  -> millwright update models pause --resume")
     print("\n".join(_table(waiting)) if waiting else "Nothing is being installed.")
-    for line in _compared(choice.get("comparison")):
+    for line in (*_far(state.detail), *_compared(choice.get("comparison"))):
         print(line)
+    if (repository := state.detail.get("repository")) is not None:
+        print("\n".join(["", *_repository(repository)]))
     return 0
+
+
+def _far(detail: dict[str, Any]) -> list[str]:
+    from appliance.cli.measuring import size
+    from appliance.services.words import printable
+
+    progress, closed = detail.get("progress"), detail.get("closed")
+    lines = [f"{size(progress['bytes'])} of {size(progress['of'])}"] if progress and progress["of"] else []
+    return lines + ([f"It does not change by itself now: {printable(closed)}"] if closed else [])
+
+
+def _repository(told: dict[str, Any]) -> list[str]:
+    """What the repositories say, as the box saw them last."""
+    from appliance.services.words import columns, moment, printable
+
+    lines = [f"Fleet {told['fleet']}, device {told.get('device', 'not known yet')}"]
+    if "place" in told:
+        lines.append(printable(f"{told['place']}, looked at {moment(told['looked_at'])}, state {told['snapshot']}"))
+    lines += [f"On a stick: {printable(stick)}" for stick in told.get("sticks", ())]
+    if told.get("trouble"):
+        lines.append(f"Trouble: {printable(told['trouble'])}")
+    if told.get("owed"):
+        lines.append(f"{told['owed']} receipts wait for a stick")
+    offers = told.get("offers", [])
+    if "place" in told and not offers:
+        lines.append("It has nothing newer than what is in use here.")
+    verdicts = {"take": "is taken", "wait": "later", "leave": "only when asked for"}
+    rows = [
+        (printable(f"{one['name']}@{one['version']}"), verdicts[one["choice"]], printable(one["reason"]))
+        for one in offers
+    ]
+    return lines + columns([("OFFERED", "BY ITSELF", ""), *rows]) if offers else lines
 
 
 def run_plan(args: argparse.Namespace) -> int:
     from appliance.cli.measuring import size
-    from appliance.services.words import columns
+    from appliance.services.words import columns, printable, span
 
-    plan = _asked(args, "plan", {"source": str(args.source.absolute())}).result
+    if not args.what:
+        return _run_offers(args)
+    plan = _asked(args, "plan", _wanted(args)).result
     if args.json:
         _print_json(plan)
         return 0
@@ -82,31 +140,130 @@ def run_plan(args: argparse.Namespace) -> int:
         if plan["compared"]
         else "not: the detector does not follow this name"
     )
+    took, takes = plan["running_opening_s"], plan["running_memory_mb"]
     rows = [
-        ("model", f"{plan['name']}@{plan['version']} ({plan['bundle'][:12]})"),
-        ("route", f"from this box, {size(plan['bytes'])}"),
-        ("space", f"{size(plan['free_bytes'])} free"),
-        ("memory", f"at most {plan['memory_mb']} MB beside the model that runs"),
+        ("model", printable(f"{plan['name']}@{plan['version']} ({plan['bundle'][:12]})")),
+        ("route", printable(_route(plan))),
+        ("space", _space(plan)),
+        (
+            "memory",
+            f"at most {plan['memory_mb']} MB beside the model that runs{f', which took {takes:g}' if takes else ''}",
+        ),
+        ("compiling", f"about {span(max(took, 1.0))}, as the model that runs" if took else "not known before"),
         ("compared", compared),
         ("watched", f"for {plan['watch_minutes']:g} min after it took over"),
         ("way back", plan["way_back"] or "none: it is the first of its name"),
     ]
-    rows += [("waits for", ", ".join(plan["waits_for"]))] if plan["waits_for"] else []
-    rows += [("refused", f"{plan['refused']}; only with --again")] if plan["refused"] else []
+    if (itself := plan.get("by_itself")) is not None:
+        verdict = {"take": "taken", "wait": "later", "leave": "no"}[itself["choice"]]
+        rows += [("by itself", printable(f"{verdict}: {itself['reason']}"))]
+    rows += [("waits for", printable(", ".join(plan["waits_for"])))] if plan["waits_for"] else []
+    rows += [("refused", printable(f"{plan['refused']}; only with --again"))] if plan["refused"] else []
     rows += [("in use", "already")] if plan["in_use"] else []
     print("\n".join(columns(rows)))
+    if plan["bytes"] > plan["free_bytes"] or plan.get("disk_bytes", 0) > plan["free_bytes"]:
+        print(f"\nThere is no room for it: {size(plan['free_bytes'])} are free.\n  -> Make room on this disk.")
+    return 0
+
+
+def _route(plan: dict[str, Any]) -> str:
+    from appliance.cli.measuring import size
+
+    whole = plan.get("whole_bytes")
+    beside = f"; whole it is {size(whole)}" if whole and plan["route"] not in ("whole", "local") else ""
+    if plan["route"] == "local":
+        return f"from this box, {size(plan['bytes'])}"
+    if plan["route"] == "at hand":
+        return "none: it is on this box already"
+    return f"{plan['route']} from {plan['place']}, {plan['bytes']:,} bytes{beside}"
+
+
+def _space(plan: dict[str, Any]) -> str:
+    from appliance.cli.measuring import size
+
+    free = f"{size(plan['free_bytes'])} free"
+    if "disk_bytes" not in plan:
+        return free
+    return f"{size(plan['disk_bytes'])} on its way in, of {size(plan['budget_bytes'])} that it may take; {free}"
+
+
+def _run_offers(args: argparse.Namespace) -> int:
+    """Look at the repositories now."""
+    if args.place:
+        raise MillwrightError("--from names where a model comes from", "Name the model, too: plan MODEL --from STICK")
+    told = _asked(args, "look", {}).result
+    if args.json:
+        _print_json(told)
+        return 0
+    print("\n".join(_repository(told)))
     return 0
 
 
 def run_apply(args: argparse.Namespace) -> int:
-    asked = {"source": str(args.source.absolute()), "again": args.again}
-    one = _asked(args, "apply", asked).result
-    if args.json:
-        _print_json(one)
+    from appliance.services.words import printable
+
+    asked = {**_wanted(args), "again": args.again}
+    if args.detach:
+        one = _asked(args, "apply", asked).result
+        if args.json:
+            _print_json(one)
+            return 0
+        print(printable(f"{one['name']}@{one['version']} is {one['step']} ({one['bundle'][:12]})"))
+        print("  -> how far it is: millwright update models status")
         return 0
-    print(f"{one['name']}@{one['version']} is {one['step']} ({one['bundle'][:12]})")
-    print("  -> how far it is: millwright update models status")
-    return 0
+    config, _ = instance.configuration(args)
+    try:
+        one = instance.play(_apply(config, asked, args))
+    except KeyboardInterrupt:
+        if not args.json:
+            print(f"\n{GOES_ON}")
+        return INTERRUPTED
+    if not args.json:
+        print(_outcome(one, config))
+    return REFUSED if one["step"] in ("refused", "rolled-back") else 0
+
+
+async def _apply(config: "Config", asked: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Ask for it, and follow it until it runs."""
+    from appliance.cli import following
+    from appliance.cli.alarms import login
+    from appliance.cli.following import Followed
+    from appliance.services import commands
+
+    settings = config.update
+
+    def enough(followed: Followed) -> bool:
+        return followed.step == following.PROMOTED and not (args.wait or followed.one["returning"])
+
+    async with instance.session(config) as bus:
+        one = _answer(await commands.ask(bus, "update", "apply", asked, login(), ANSWER_S)).result
+        followed = Followed(one, settings.looks, 60 * settings.shadow_minutes)
+        await following.follow(bus, followed, following.view(args.json), enough)
+        return followed.one
+
+
+def _outcome(one: dict[str, Any], config: "Config") -> str:
+    from appliance.services.words import printable
+
+    title = printable(f"{one['name']}@{one['version']}")
+    if one["step"] == "confirmed":
+        return f"{title} runs, and is confirmed."
+    if one["step"] == "promoted":
+        return f"{title} runs, and is watched for {config.update.watch_minutes:g} min. {GOES_ON}"
+    return f"{title} was {one['step'].replace('-', ' ')}: {printable(one['reason'])}"
+
+
+def _wanted(args: argparse.Namespace) -> dict[str, Any]:
+    """A path where it looks like one, or is one; else a model's name."""
+    what: str = args.what
+    if what.startswith((".", "~")) or os.sep in what or (not args.place and Path(what).exists()):
+        if args.place:
+            raise MillwrightError(f"{what} is a bundle on this box", "Leave --from out, or name a model.")
+        return {"source": str(Path(what).expanduser().absolute())}
+    place = args.place
+    if place and "://" not in place:
+        place = str(Path(place).expanduser().absolute())
+    return {"model": what, "place": place}
 
 
 def run_pause(args: argparse.Namespace) -> int:
@@ -137,11 +294,15 @@ def run_history(args: argparse.Namespace) -> int:
 
 
 def _asked(args: argparse.Namespace, verb: str, asked: dict[str, Any]) -> "Command":
+    config, _ = instance.configuration(args)
+    return _answer(instance.play(_ask(config, verb, asked)))
+
+
+def _answer(command: "Command") -> "Command":
+    """MillwrightError where it was refused."""
     from appliance.events.schema import CommandState
     from appliance.services.words import printable
 
-    config, _ = instance.configuration(args)
-    command = instance.play(_ask(config, verb, asked))
     if command.state is CommandState.FAILED:
         message, _, remedy = command.reason.partition("\n  -> ")
         raise MillwrightError(printable(message), printable(remedy))

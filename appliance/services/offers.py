@@ -168,7 +168,7 @@ class Offers:
         if campaign is None or campaign.id != campaign_id:
             return ""
         if campaign.stopped:
-            return f"the campaign {campaign.id} was stopped by whoever signs"
+            return f"the campaign {campaign.id} was stopped: {campaign.reason or 'whoever signs wants it so'}"
         broken = campaigns.broken_criterion(campaign.stop, campaign.progress)
         return f"the campaign {campaign.id} is stopped: {broken}" if broken else ""
 
