@@ -16,12 +16,15 @@ from ota.delta.tensors import Tensor
 
 Array = NDArray[Any]
 Ints = NDArray[np.int32]
+Merged = tuple[NDArray[np.float32], NDArray[np.float32]]  # U [rows, rank] and V [rank, columns], of the trainer
 _MIN_MATRIX = 512  # elements below which rows and ranks are not worth looking at
 _MIN_RANKED = 16  # rows and columns
 _RANKS = 64
 _SHARES = (0.03, 0.06, 0.09, 0.13, 0.19, 0.26, 0.38, 0.5, 0.7, 1.0)  # of the rank found, that are tried
 _REFITS = 2  # of rows' factors and low rank, in turns
 _ALIKE = 0.1  # of the squares of a right side, what neighbouring taps have in common
+_FINER = (0.5,)  # shares of what the low rank leaves, that are tried as its noise, too
+_GRIDS = (15, 13, 11)  # bits of factors handed over, that are tried
 _SAMPLE = 8  # blocks that a candidate is measured by
 
 
@@ -106,8 +109,10 @@ def run(plan: Plan, known: Known, inputs: Inputs, chosen: Sequence[int] | None =
 class Analysis:
     """One tensor pair; `inputs.offset` is the new tensor's."""
 
-    def __init__(self, inputs: Inputs, new: Tensor, old: Tensor | None, hinted: Hinted | None = None) -> None:
-        self.inputs, self.hinted, self.kind = inputs, hinted, new.kind
+    def __init__(
+        self, inputs: Inputs, new: Tensor, old: Tensor | None, hinted: Hinted | None = None, merged: Merged | None = None
+    ) -> None:
+        self.inputs, self.hinted, self.kind, self.merged = inputs, hinted, new.kind, merged
         shape = shape_of(new)
         assert shape is not None
         self.rows, self.columns = shape
@@ -186,6 +191,8 @@ class Analysis:
         ):
             return
         unit = self._unit(start.plan, plain.known.rows)
+        if self.merged is not None:
+            yield from self._handed(start, self.merged, unit)
         for _ in range(_REFITS):
             found = lowrank.find((self.values - start.predicted) / unit, most)
             if not found.rank:
@@ -212,22 +219,40 @@ class Analysis:
             while 0 <= place + way < len(steps) and bits(place + way) < bits(place):
                 place += way
         bits(place)
-        return tried[place]
+        finer = [self._with_rank(start, found.head(steps[place]), unit, share) for share in _FINER]
+        return min(tried[place], *finer, key=lambda candidate: candidate.bits)
 
-    def _with_rank(self, start: Start, found: lowrank.Components, unit: Array) -> Candidate:
+    def _handed(self, start: Start, merged: Merged, unit: Array) -> Iterator[Candidate]:
+        """With the factors that the trainer merged: as coarse as they may be, and nearly as they are."""
+        left, right = (np.asarray(part, np.float64) for part in merged)
+        if left.shape != (self.rows, right.shape[0]) or right.shape[1] != self.columns:
+            return
+        if not (np.isfinite(left).all() and np.isfinite(right).all() and left.any() and right.any()):
+            return
+        if len(right) > min(_RANKS, MAX_COLUMNS // self.columns):
+            return
+        change = left @ right if start.plan.is_scaled else left @ right / unit
+        yield self._climb(start, lowrank.find(change, len(right), certain=True), unit)
+        plan = replace(start.plan, row_spread=-1)
+        squares = self._squares(self.values - start.predicted - left @ right * (unit if plan.is_scaled else 1.0))
+        for bits in _GRIDS:
+            factors = lowrank.on_grid(left, right, bits)
+            yield self._spread(self._ranking(plan, factors), self._known(start.fits, factors), squares, rows=False)
+
+    def _with_rank(self, start: Start, found: lowrank.Components, unit: Array, share: float = 1.0) -> Candidate:
         """Classes anew, from what the low rank leaves; the low rank as coarse as that allows."""
         residual = self.values - start.predicted - found.product() * unit
         squares = self._squares(residual)
         if start.plan.is_scaled:
             rest = np.sqrt(np.mean((residual / unit) ** 2))
-            factors = lowrank.quantise(found.left, found.right, float(rest))
+            factors = lowrank.quantise(found.left, found.right, float(share * rest))
             factors = lowrank.settle(factors, (self.values - start.predicted) / unit)
             plan = self._ranking(start.plan, factors)
             return self._spread(plan, self._known(start.fits, factors), squares)
         plan, deviations = self._by_rows(start.plan, squares)
         now = self._unit(plan, deviations)
         rest = np.sqrt(np.median(((residual / now) ** 2).mean(axis=1)))
-        factors = lowrank.quantise(found.left * unit / now, found.right, float(rest))
+        factors = lowrank.quantise(found.left * unit / now, found.right, float(share * rest))
         factors = lowrank.settle(factors, (self.values - start.predicted) / now)
         plan = self._ranking(plan, factors)
         known = replace(self._known(start.fits, factors), rows=deviations)
@@ -269,11 +294,11 @@ class Analysis:
         width = np.exp2(np.maximum(np.frexp(self.values)[1] - 1, form.emin) - form.mantissa)
         return residual * residual, width * width / 6
 
-    def _spread(self, plan: Plan, known: Known, squares: tuple[Array, Array]) -> Candidate:
-        """The plan with the best classes: one for all, one a row, one a row and one a column."""
+    def _spread(self, plan: Plan, known: Known, squares: tuple[Array, Array], rows: bool = True) -> Candidate:
+        """The plan with the best classes: one for all, and where there are to be `rows` one a row, one a column too."""
         center = int(_classes((squares[0].reshape(1, -1), squares[1].reshape(1, -1)), 1)[0])
         found = [self._candidate(replace(plan, center=center), known)]
-        if self.rows > 1 and self.columns >= 8:
+        if rows and self.rows > 1 and self.columns >= 8:
             by_rows, deviations = self._by_rows(plan, squares)
             known = replace(known, rows=deviations)
             found.append(self._candidate(by_rows, known))

@@ -242,7 +242,8 @@ def _best(old: Source, new: Source, pair: Pair, spool: _Spool) -> list[_Piece]:
     before = pair.old if usable else None
     inputs = Inputs(old, new, pair.new.offset)
     with np.errstate(all="ignore"):
-        candidate = Analysis(inputs, pair.new, before, _hinted(old, new, pair) if usable else None).best()
+        hinted = _hinted(old, new, pair) if usable else None
+        candidate = Analysis(inputs, pair.new, before, hinted, pair.hints.factors).best()
         noted = run(candidate.plan, candidate.known, inputs)
         if _zips_better(old, new, pair, candidate.bits / 8):
             zipped = list(_zipped(old, new, pair))

@@ -57,12 +57,17 @@ class Components:
         return self.left @ self.right
 
 
-def find(change: Array, limit: int, seed: int = 1) -> Components:
-    """The components of `change` [rows, columns] that are stronger than noise of the size of the rest can be."""
+def find(change: Array, limit: int, seed: int = 1, certain: bool = False) -> Components:
+    """The components of `change` [rows, columns] that are stronger than noise of the size of the rest can be.
+
+    All of them where it is `certain` that there are so many.
+    """
     rows, columns = change.shape
     left, strength, right = _decompose(change, min(limit, rows, columns), seed)
     total = float((change * change).sum())
     rank = len(strength)
+    if certain:
+        return Components(left * strength, right)
     for _ in range(8):
         rest = max(total - float((strength[:rank] ** 2).sum()), 0.0) / max((rows - rank) * (columns - rank), 1)
         fewer = int((strength > rest**0.5 * (rows**0.5 + columns**0.5)).sum())
@@ -97,6 +102,21 @@ def quantise(left: Array, right: Array, noise: float) -> Factors:
         np.clip(np.rint(right / steps), -MAX_FACTOR, MAX_FACTOR).astype(np.int32),
         (for_right - base).astype(np.int32),
         int(for_left + base),
+    )
+
+
+def on_grid(left: Array, right: Array, bits: int) -> Factors:
+    """Integers of at most `bits` bits, by steps that are powers of two: floats of few bits stay nearly as they are."""
+    for_left = int(np.ceil(np.log2(np.abs(left).max()))) - bits
+    tops = np.maximum(np.abs(right).max(axis=1), np.abs(right).max() * 2.0**-MAX_SHIFT)
+    for_right = np.ceil(np.log2(tops)).astype(np.int32) - bits
+    for_right = np.minimum(for_right, for_right.min() + MAX_SHIFT)
+    most = (1 << bits) - 1
+    return Factors(
+        np.clip(np.rint(np.ldexp(left, -for_left)), -most, most).astype(np.int32),
+        np.clip(np.rint(np.ldexp(right, -for_right[:, None])), -most, most).astype(np.int32),
+        (for_right - for_right.min()).astype(np.int32),
+        int(for_left + for_right.min()),
     )
 
 
