@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 SOCKET, CONFIGURATION, STORE = "mqtt.sock", "mosquitto.conf", "broker"
 MAX_SOCKET_PATH = 107  # bytes, unix(7)
 PRIVATE = 0o700
+GROUP = 0o660  # of the socket, in a folder that root gave to a group
 START_S = 30.0  # until the socket accepts; a large store takes time to read
 POLL_S = 0.02
 STOP_S = 0.8  # between SIGTERM and SIGKILL
@@ -130,6 +131,7 @@ class MosquittoBroker:
         began = loop.time()
         async with self._running(command) as child:
             if await self._is_up(child):
+                _let_group_in(self._socket)
                 log.info("mosquitto listens at %s", self._socket)
                 if first:
                     pulse.ready()
@@ -245,16 +247,31 @@ async def _end(child: asyncio.subprocess.Process) -> None:
 
 
 def _own_folder(folder: Path) -> None:
-    """Made if absent; closed to others. BusError where it is not ours."""
+    """Made if absent; closed to others. BusError where it is neither ours nor given to us."""
     try:
         folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         found = folder.stat()
+        if _is_given(found):
+            return
         if found.st_uid != os.geteuid():
             raise BusError(f"the folder {folder} belongs to another user", "set paths.run and paths.state elsewhere")
         if stat.S_IMODE(found.st_mode) != PRIVATE:
             folder.chmod(PRIVATE)
     except OSError as error:
         raise BusError(f"the folder {folder} cannot be used: {error.strerror}", "set paths.run, paths.state") from error
+
+
+def _is_given(folder: os.stat_result) -> bool:
+    """Root made it for a group of services with users of their own, as on the image: nobody else may enter, and the
+    sticky bit keeps them from each other's files."""
+    closed = not folder.st_mode & stat.S_IRWXO and bool(folder.st_mode & stat.S_ISVTX)
+    return folder.st_uid == 0 and closed and os.geteuid() != 0
+
+
+def _let_group_in(path: Path) -> None:
+    """Who may enter a given folder may connect: our umask alone would keep all other users out."""
+    if _is_given(path.parent.stat()):
+        path.chmod(GROUP)
 
 
 async def _freed(path: Path) -> None:

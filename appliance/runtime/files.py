@@ -23,6 +23,7 @@ def write_atomic(path: Path, data: bytes, mode: int = PRIVATE) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            _belong(file.fileno(), path.parent)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -74,6 +75,7 @@ def held(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}", "Set paths.state and paths.run.") from error
     with file:
+        _belong(file.fileno(), path.parent)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -81,6 +83,15 @@ def held(path: Path, what: str) -> Iterator[None]:
                 f"another Millwright {what} on {path.parent}", "Stop it, or set other paths.state and paths.run."
             ) from None
         yield
+
+
+def _belong(descriptor: int, folder: Path) -> None:
+    """What root writes in a service's own folder belongs to that service, which could not read it otherwise."""
+    if os.geteuid() != 0:
+        return
+    facts = folder.stat()
+    if facts.st_uid:
+        os.fchown(descriptor, facts.st_uid, facts.st_gid)
 
 
 def sync_folder(folder: Path) -> None:

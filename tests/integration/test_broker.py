@@ -309,3 +309,19 @@ def test_it_waits_for_one_that_is_about_to_end(paths: Paths) -> None:
         await asyncio.wait([running])
 
     play(scenario)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+def test_a_folder_that_root_gave_to_a_group_lets_the_group_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tmp_path / "run"
+    given.mkdir()
+    given.chmod(0o3770)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)  # a service's user; the folder stays root's
+    (given / module.SOCKET).touch(0o700)
+    module._own_folder(given)
+    module._let_group_in(given / module.SOCKET)
+    assert stat.S_IMODE(given.stat().st_mode) == 0o3770
+    assert stat.S_IMODE((given / module.SOCKET).stat().st_mode) == module.GROUP
+    given.chmod(0o3777)
+    with pytest.raises(BusError, match="another user"):
+        module._own_folder(given)

@@ -42,3 +42,14 @@ def test_it_is_closed_to_others_whatever_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {files.PRIVATE}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes for others")
+def test_what_root_writes_in_the_folder_of_a_service_belongs_to_the_service(tmp_path: Path) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir()
+    os.chown(folder, 4711, 4712)
+    files.write_atomic(folder / "file", b"data")
+    with files.held(folder / "lock", "is tried"):
+        owners = {(path.name, path.stat().st_uid, path.stat().st_gid) for path in folder.iterdir()}
+    assert owners == {("file", 4711, 4712), ("lock", 4711, 4712)}

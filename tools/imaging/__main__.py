@@ -1,0 +1,95 @@
+"""tools/image: makes the image, and tries it.
+
+keys                          test keys, where there are none
+build [--profile P]           the image and what an update of it is made of; `release` unless said otherwise
+boot [--profile P]            a machine with it, its console in this terminal; Ctrl-X ends it
+test [PYTEST ARGUMENTS]       tests/image on images that are built for it (profile `dev`)
+powercut N                    N power cuts at random moments of an update
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from tools.imaging import builder, building, keys, places, releasing
+from tools.imaging.builder import BuilderError
+from tools.imaging.machine import Machine, MachineError
+
+CUTS = "MILLWRIGHT_POWER_CUTS"
+RUN = "MILLWRIGHT_IMAGE_TESTS"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args, rest = _parser().parse_known_args(argv)
+    if rest and args.command != "test":
+        _parser().error(f"unknown: {' '.join(rest)}")
+    try:
+        return int(args.run(args, rest))
+    except (BuilderError, MachineError) as error:
+        print(f"tools/image: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "tools/image", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("keys").set_defaults(run=_keys)
+    build = commands.add_parser("build")
+    build.add_argument("--version", default="", help="digits and dots; the program's unless given")
+    build.set_defaults(run=_build)
+    boot = commands.add_parser("boot")
+    boot.add_argument("--fresh", action="store_true", help="a new disk and a new TPM, as from the factory")
+    boot.set_defaults(run=_boot)
+    for command in (build, boot):
+        command.add_argument("--profile", choices=building.PROFILES, default="release")
+    commands.add_parser("test").set_defaults(run=_test)
+    cut = commands.add_parser("powercut")
+    cut.add_argument("times", type=int)
+    cut.set_defaults(run=_powercut)
+    return parser
+
+
+def _keys(_args: argparse.Namespace, _rest: list[str]) -> int:
+    where = places.find()
+    builder.make(where)
+    print(f"image: {'made' if keys.make(where) else 'there are already'} keys in {where.keys}")
+    return 0
+
+
+def _build(args: argparse.Namespace, _rest: list[str]) -> int:
+    where = places.find()
+    what = building.order(args.profile, args.version)
+    folder = building.build(where, what)
+    releasing.finish(where, folder, what)
+    for path in sorted(folder.iterdir()):
+        print(f"{path.stat().st_size / 1e6:9.1f} MB  {path}")
+    return 0
+
+
+def _boot(args: argparse.Namespace, _rest: list[str]) -> int:
+    where = places.find()
+    folder = where.output(args.profile) / building.order(args.profile).version
+    machine = Machine(where, where.trials / f"boot-{args.profile}", probe=False)
+    if args.fresh or not (machine.folder / machine.disk).exists():
+        machine.prepare(releasing.raw_image(folder))
+    with machine.running() as running:
+        return running.converse()
+
+
+def _test(_args: argparse.Namespace, rest: list[str]) -> int:
+    os.environ[RUN] = "yes"
+    return int(pytest.main([str(places.PROJECT / "tests" / "image"), "--timeout=3600", *rest]))
+
+
+def _powercut(args: argparse.Namespace, rest: list[str]) -> int:
+    os.environ[CUTS] = str(args.times)
+    return _test(args, ["-k", "power_cut", "-s", f"--timeout={max(3600, 900 * args.times)}", *rest])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Calls mkosi in the builder, then makes of its output what people and boxes are given."""
+
+import hashlib
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance import __version__
+from tools.imaging import application, builder, keys, places
+from tools.imaging.places import Places
+
+MARK = ".made-of"
+PROFILES = ("release", "dev")
+IMAGE = "millwright"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be built. `epoch`: UTC seconds; every time in the image is this one or before."""
+
+    profile: str
+    version: str
+    epoch: int
+
+
+def order(profile: str, version: str = "", epoch: int = 0) -> Order:
+    """With this tree's version and the time of its last commit, where none is given."""
+    return Order(profile, version or __version__, epoch or _committed())
+
+
+def build(where: Places, what: Order) -> Path:
+    """The folder with the image. BuilderError."""
+    builder.make(where)
+    keys.check(where)
+    print("image: fetching and compiling the application", flush=True)
+    tree = application.make(where, what.epoch)
+    output = where.output(what.profile) / what.version
+    shutil.rmtree(output, ignore_errors=True)
+    for folder in (output, where.packages, where.workspace):
+        folder.mkdir(parents=True, exist_ok=True)
+    sandbox = _sandbox(where)
+    print(f"image: building {what.profile} {what.version}", flush=True)
+    environment = {"SOURCE_DATE_EPOCH": str(what.epoch)}
+    command = _mkosi(where, what, tree, sandbox, output)
+    builder.run(where, command, where.cache / f"mkosi-{what.profile}.log", network=True, environment=environment)
+    return output
+
+
+def renew(where: Places, what: Order) -> Path:
+    """As `build`, but what was built of the same tree and keys is kept. BuilderError."""
+    output = where.output(what.profile) / what.version
+    mark, digest = output / MARK, _digest(where, what)
+    if not (mark.exists() and mark.read_text() == digest):
+        build(where, what)
+        mark.write_text(digest)
+    return output
+
+
+def _digest(where: Places, what: Order) -> str:
+    told = hashlib.sha256((repr(what) + application.identity()).encode())
+    made_of = [path for path in places.TREE.rglob("*") if path.is_file() and "README" not in path.name]
+    for path in sorted([*made_of, application.LOCKED, *where.keys.iterdir()]):
+        told.update(str(path).encode() + b"\0" + path.read_bytes())
+    return told.hexdigest()
+
+
+def _mkosi(where: Places, what: Order, tree: Path, sandbox: Path, output: Path) -> list[str]:
+    given = {
+        "directory": places.TREE,
+        "profile": what.profile,
+        "image-version": what.version,
+        "source-date-epoch": what.epoch,
+        "secure-boot-key": where.keys / "secure-boot.key",
+        "secure-boot-certificate": where.keys / "secure-boot.crt",
+        "sign-expected-pcr-key": where.keys / "pcr.key",
+        "sign-expected-pcr-certificate": where.keys / "pcr.crt",
+        "sandbox-tree": sandbox,
+        "extra-tree": tree,
+        "package-cache-dir": where.packages,
+        "workspace-directory": where.workspace,
+        "output-directory": output,
+    }
+    return ["mkosi", *(f"--{name}={value}" for name, value in given.items()), "--force", "build"]
+
+
+def _sandbox(where: Places) -> Path:
+    """Where mkosi's apt looks for packages: this machine's mirror, in no file of the project."""
+    folder = where.cache / "sandbox"
+    listed = folder / "etc/apt/sources.list.d/mkosi.sources"
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    listed.write_text(builder.machine_mirror().stanzas())
+    return folder
+
+
+def _committed() -> int:
+    command = ["git", "-C", str(places.PROJECT), "log", "-1", "--format=%ct"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
