@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_CI = os.environ.get("CI") == "true"
 
 # Whoever is started in the background of a shell ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# No test judges speed, and an example does not fail because the machine is busy.
+settings.register_profile("millwright", deadline=None)
+settings.load_profile("millwright")
 
 
 @pytest.fixture(scope="session")
