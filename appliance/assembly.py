@@ -26,6 +26,7 @@ from appliance.services.status import will
 if TYPE_CHECKING:
     from appliance.bus.mqtt import MqttBus
     from appliance.bus.port import Credentials, Papers
+    from appliance.connectors._listening import Known
     from appliance.connectors.port import Connector
     from appliance.inference.choice import Choice
     from appliance.inference.engine import Find
@@ -389,18 +390,67 @@ def _forward(config: Config, document: Document) -> Service:
 
 def _ingest(config: Config, document: Document) -> Service:
     from appliance.connectors import configured, rivals
+    from appliance.services import devices
     from appliance.services.ingest import Ingest
     from appliance.services.strays import Strays
 
-    sources = [(name, connector(name, settings, config)) for name, settings in configured(document, config.connectors)]
+    found = devices.Devices(config.paths.state / devices.FILE, time.time_ns)
+    sources = [
+        (name, connector(name, settings, config, document, found.known))
+        for name, settings in configured(document, config.connectors)
+    ]
     for _, error in rivals(sources):
         raise document.error(("connectors",), error.message, error.remedy)
-    return Ingest(_session_of(config, "ingest"), sources, time.time_ns, strays=Strays(session(config)))
+    if config.devices.discover:
+        sources.insert(0, ("discovery", _listening(config, document, lambda: session(config), found.known)))
+    return Ingest(_session_of(config, "ingest"), sources, time.time_ns, strays=Strays(session(config)), devices=found)
 
 
-def connector(name: str, settings: Any, config: Config) -> "Connector":
+def _listening(
+    config: Config, document: Document, open_line: "Callable[[], MqttBus]", known: "Known", names: Sequence[str] = ()
+) -> "Connector":
+    """Dialects at a broker: those of [devices], or the named ones."""
+    from appliance.connectors import dialects
+    from appliance.connectors._listening import Listening
+    from appliance.connectors.dialects._devices import Limits
+
+    spoken = dialects.spoken(document, names or config.devices.dialects, config.dialects)
+    return Listening(spoken, open_line, Limits(config.devices.max_devices, config.devices.max_rate_hz), known)
+
+
+def _mqtt(settings: Any, config: Config, document: Document, known: "Known") -> "Connector":
+    """A broker elsewhere, with devices of its own."""
+    from appliance.bus.mqtt import MqttBus
+
+    ask = reveal(config)
+
+    async def credentials() -> tuple[str, bytes]:
+        try:
+            return settings.username, await ask(settings.password) if settings.password else b""
+        except VaultError as error:
+            raise BusError(f"no password for '{settings.username}': {error.message}", error.remedy) from None
+
+    def opened() -> MqttBus:
+        return MqttBus(
+            settings.url,
+            ca_file=settings.ca_file,
+            cert_file=settings.cert_file,
+            key_file=settings.key_file,
+            credentials=credentials if settings.username else None,
+        )
+
+    try:
+        opened()  # an address that is none is told before anything runs
+    except BusError as error:
+        raise ConfigError(error.message, error.remedy) from None
+    return _listening(config, document, opened, known, settings.dialects)
+
+
+def connector(name: str, settings: Any, config: Config, document: Document, known: "Known") -> "Connector":
     """One that declares a secret among its settings is given the way to it: `create(settings, reveal)`. It asks when it
     opens; where the vault does not answer, that is a ConnectorError, and it is opened again later."""
+    if name == "mqtt":
+        return _mqtt(settings, config, document, known)
     plugin = plugins.load("appliance.connectors", name)
     asks = any(secrets.is_secret(field.type) for field in msgspec.structs.fields(plugin.Settings))
     made: Connector = plugin.create(settings, _for_connectors(config)) if asks else plugin.create(settings)

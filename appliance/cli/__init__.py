@@ -8,6 +8,7 @@ SHARED = frozenset(
     {
         "accelerators",
         "auditing",
+        "certifying",
         "custody",
         "findings",
         "following",

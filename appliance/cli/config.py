@@ -70,11 +70,12 @@ def run_reference(_: argparse.Namespace) -> int:
 def reference() -> str:
     from appliance import channels, plugins
     from appliance.config.reference import markdown
-    from appliance.connectors import declared
+    from appliance.connectors import declared, dialects
 
     package = "appliance.vault.backends"
     backends = {name: plugins.load(package, name).Settings for name in plugins.names(package)}
-    found = {"connectors": declared(), "vault": backends, "forward": channels.declared()}
+    found = {"connectors": declared(), "dialects": dialects.declared(), "vault": backends}
+    found["forward"] = channels.declared()
     return markdown(found).rstrip() + "\n"
 
 
@@ -149,6 +150,7 @@ def problems(config: "Config", document: "Document") -> list[ConfigError]:
     """What is wrong beyond the types of values, each naming its line and its remedy."""
     checks: tuple[Callable[[Config, Document], Iterator[ConfigError]], ...] = (
         _connectors,
+        _dialects,
         _folders,
         _socket,
         _bus_url,
@@ -173,7 +175,7 @@ def _connectors(config: "Config", document: "Document") -> Iterator[ConfigError]
         try:
             for index, (_, settings) in enumerate(configured(document, {name: table})):
                 place = ("connectors", name, str(index)) if isinstance(table, list) else ("connectors", name)
-                sources.append((name, assembly.connector(name, settings, config)))
+                sources.append((name, assembly.connector(name, settings, config, document, lambda _: None)))
                 places.append(place)
                 if isinstance(sources[-1][1], Foreseeable):
                     sources[-1][1].assets()
@@ -182,6 +184,16 @@ def _connectors(config: "Config", document: "Document") -> Iterator[ConfigError]
             yield error if isinstance(error, ConfigError) and error.message.startswith(document.source) else here
     for index, rival in rivals(sources):
         yield document.error(places[index], rival.message, rival.remedy)
+
+
+def _dialects(config: "Config", document: "Document") -> Iterator[ConfigError]:
+    from appliance.connectors import dialects
+
+    try:
+        dialects.spoken(document, config.devices.dialects, config.dialects)
+    except ConfigError as error:
+        is_placed = error.message.startswith(document.source)
+        yield error if is_placed else document.error(("dialects",), error.message, error.remedy)
 
 
 def _destinations(config: "Config", document: "Document") -> Iterator[ConfigError]:

@@ -1,168 +1,221 @@
-"""`millwright devices`: who may reach this box over TLS. Certify, list and revoke devices.
+"""`millwright devices`: what was found on the wall, and who may reach this box over TLS.
+
+millwright devices list                              what speaks Zigbee2MQTT, Tasmota, Shelly, ... and what it is
+millwright devices show zigbee2mqtt/0x00158d0001     its points, units and troubles
+millwright devices rename zigbee2mqtt/0x00158d0001 'Feed pump'    its history stays: only the label changes
+millwright devices ignore 'Hall lamp'                its readings are left out; --undo takes them in again
+millwright devices forget 'Hall lamp'                gone from the list; found anew if it still speaks
 
 millwright devices certify pump-3 --asset line1/pump --out pump-3/    key, certificate and authority for the device
 millwright devices certify plc-7 --asset line2/press --request plc-7.csr --out plc-7/    the key stays on the device
-millwright devices certify scada --subscribe 'mw/v1/#' --out scada/
+millwright devices certified                         who was certified
 millwright devices revoke pump-3
-
-The listener is opened by `broker.tls_port`; certificates come from the box's own authority, whose key is in its vault.
 """
 
 import argparse
-import os
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
+import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli import instance
-from appliance.errors import BusError, ConfigError, EventError, StoreError
+from appliance.cli import certifying, instance
+from appliance.errors import BusError, EventError, MillwrightError
 
 if TYPE_CHECKING:
+    from appliance.bus.port import Bus
     from appliance.config.schema import Config
-    from appliance.services.admission import Admission, Given
-    from appliance.vault.certificates.registry import Device
+    from appliance.events.schema import Command, Device
 
-MAX_REQUEST_BYTES = 64 << 10
+ANSWER_S = 10.0
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser(
         "devices",
-        help="who may reach this box over TLS",
+        help="what was found, and who may reach this box over TLS",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    certify = verbs.add_parser("certify", help="admit a device, or renew its certificate and rights")
-    certify.add_argument("name", metavar="NAME", help="small letters, digits, '.', '_', '-'")
-    certify.add_argument("--asset", action="append", default=[], help="it sends readings of this asset and all below")
-    certify.add_argument("--publish", action="append", default=[], metavar="FILTER", help="and may publish here")
-    certify.add_argument("--subscribe", action="append", default=[], metavar="FILTER", help="and may listen here")
-    certify.add_argument("--request", type=Path, metavar="FILE", help="a certificate request (PEM) with its own key")
-    certify.add_argument("--days", type=_days, default=397, help="how long the certificate holds (%(default)s)")
-    certify.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write what it is given")
-    certify.set_defaults(run=run_certify)
-    revoke = verbs.add_parser("revoke", help="a device is let in no longer")
-    revoke.add_argument("name", metavar="NAME")
-    revoke.set_defaults(run=run_revoke)
-    listing = verbs.add_parser("list", help="the devices that were certified")
+    listing = verbs.add_parser("list", help="the devices that were found")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
+    show = _verb(verbs, "show", "all that is known of a device", run_show)
+    show.set_defaults(verb="show")
+    rename = _verb(verbs, "rename", "give it a name; its asset and its history stay", run_verb)
+    rename.add_argument("name", metavar="NAME", help="'' gives it back its own")
+    ignore = _verb(verbs, "ignore", "leave its readings out", run_verb)
+    ignore.add_argument("--undo", action="store_true", help="take them in again")
+    _verb(verbs, "forget", "drop what is remembered of it", run_verb)
+    certifying.register(verbs)
 
 
-def run_certify(args: argparse.Namespace) -> int:
-    from appliance.services.admission import rights
-
-    config, _ = instance.configuration(args)
-    try:
-        device = rights(args.name, args.asset, _filters(args.publish), _filters(args.subscribe))
-    except EventError as error:
-        raise ConfigError(f"--asset: {error}", "Write it as in line1/pump.") from error
-    if not (device.publish or device.subscribe):
-        raise ConfigError(f"'{args.name}' would be allowed nothing", "Name what it does with --asset or --subscribe.")
-    request = _request(args.request)
-    _check_free(args.out, ("certificate.pem", "ca.pem", *(() if request else ("key.pem",))))
-    given = _admission(config).certify(device, request, args.days)
-    for path in _hand_out(given, args.out):
-        print(f"wrote {path}")
-    if not config.broker.tls_port:
-        print("The box does not listen for it yet: set broker.tls_port, 8883 is usual.")
-    return 0
-
-
-def run_revoke(args: argparse.Namespace) -> int:
-    config, _ = instance.configuration(args)
-    _admission(config).revoke(args.name)
-    print(f"{args.name} may do nothing any more; a running broker follows within seconds.")
-    return 0
+def _verb(verbs: Any, verb: str, summary: str, run: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(verb, help=summary, description=f"{summary}.".capitalize())
+    parser.add_argument("device", metavar="DEVICE", help="its asset or its name")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run, verb=verb)
+    return parser
 
 
 def run_list(args: argparse.Namespace) -> int:
-    from appliance.services.words import json_text
+    from appliance.services.words import columns, json_text, printable
 
     config, _ = instance.configuration(args)
-    devices = _admission(config).devices()
+    found = instance.play(_devices(config))
     if args.json:
-        print(json_text({"devices": [_plain(device) for device in devices]}))
+        print(json_text({"at": time.time_ns(), "devices": [_plain(asset, device) for asset, device in found]}))
         return 0
-    for device in devices:
-        state = "revoked" if device.revoked else f"until {_date(device.until)}"
-        print(f"{device.name:<24}{state:<20}{', '.join((*device.publish, *device.subscribe))}".rstrip())
-    if not devices:
-        print("No device was certified yet: millwright devices certify NAME --asset ASSET --out FOLDER")
+    if not found:
+        print("No device was found yet. Those that speak MQTT are found on the box's broker: see broker.listen_port.")
+        return 0
+    rows = [("ASSET", "NAME", "MAKER", "MODEL", "POINTS", "STANDING", "TROUBLE")]
+    for asset, one in found:
+        name, maker, model = (printable(text) for text in (one.name, one.maker, one.model))
+        trouble = printable(one.trouble.partition("\n")[0])[:60]
+        rows.append((asset, name, maker, model, str(len(one.units)), _standing(one), trouble))
+    print("\n".join(columns(rows)))
     return 0
 
 
-def _admission(config: "Config") -> "Admission":
-    from appliance import assembly
+def run_show(args: argparse.Namespace) -> int:
+    from appliance.protocols import units
+    from appliance.services.words import json_text, moment, printable
 
-    return assembly.admission(config)
+    config, _ = instance.configuration(args)
+    asset, device = _chosen(instance.play(_devices(config)), args.device)
+    if args.json:
+        print(json_text(_plain(asset, device)))
+        return 0
+    told = {
+        "asset": asset,
+        "name": device.name,
+        "maker": device.maker,
+        "model": device.model,
+        "firmware": device.version,
+        "found by": device.source,
+        "identity": device.identity,
+        "standing": _standing(device),
+        "changed": moment(device.at),
+    }
+    for word, text in told.items():
+        if text:
+            print(f"{word:<10}{printable(text)}")
+    for name, unit in sorted(device.units.items()):
+        can_be_set = "  can be set" if name in device.settable else ""
+        print(f"  {printable(name):<40}{units.shown(unit):<10}{can_be_set}".rstrip())
+    if device.trouble:
+        problem, _, remedy = device.trouble.partition("\n  -> ")
+        print(f"trouble   {printable(problem)}" + (f"\n  -> {printable(remedy)}" if remedy else ""))
+    return 0
 
 
-def _filters(wanted: list[str]) -> list[str]:
-    """ConfigError for what would stop the broker's door from being opened to anybody."""
-    from appliance.bus import acl
-    from appliance.bus.filters import check
+def run_verb(args: argparse.Namespace) -> int:
+    from appliance.events.schema import CommandState
+    from appliance.services.words import json_text, printable
 
-    for one in wanted:
-        try:
-            check([acl.safe(one)])
-        except BusError as error:
-            raise ConfigError(
-                f"{one!r} is no topic filter", "Write it as in mw/v1/alarm/# or mw/v1/+/line1/pump."
-            ) from error
-    return wanted
+    config, _ = instance.configuration(args)
+    asked: dict[str, Any] = {"device": args.device}
+    if args.verb == "rename":
+        asked["name"] = args.name
+    elif args.verb == "ignore":
+        asked["ignored"] = not args.undo
+    command = instance.play(_ask(config, args.verb, asked))
+    failed = command.state is CommandState.FAILED
+    if args.json:
+        print(
+            json_text(
+                {"state": command.state.value, **command.result, **({"reason": command.reason} if failed else {})}
+            )
+        )
+        return 1 if failed else 0
+    if failed:
+        message, _, remedy = command.reason.partition("\n  -> ")
+        raise MillwrightError(printable(message), printable(remedy))
+    result = {name: printable(str(value)) for name, value in command.result.items()}
+    print(_said(args, result))
+    return 0
 
 
-def _request(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
+def _said(args: argparse.Namespace, result: dict[str, str]) -> str:
+    match args.verb:
+        case "rename":
+            return f"{result['asset']} is called '{result['name']}'; its history stays with it."
+        case "ignore" if args.undo:
+            return f"{result['asset']}: its readings are taken in again."
+        case "ignore":
+            return f"{result['asset']}: its readings are left out."
+    return f"{result['asset']} is forgotten; if it still speaks it is found anew."
+
+
+async def _ask(config: "Config", verb: str, asked: dict[str, Any]) -> "Command":
+    from appliance.cli.alarms import login
+    from appliance.services import commands
+
+    async with instance.session(config) as bus:
+        return await commands.ask(bus, "ingest", verb, asked, login(), ANSWER_S)
+
+
+async def _devices(config: "Config") -> "list[tuple[str, Device]]":
+    async with instance.session(config) as bus:
+        return await found(bus)
+
+
+async def found(bus: "Bus") -> "list[tuple[str, Device]]":
+    """Every device that the broker keeps, by asset."""
+    from appliance.events import codec, topics
+    from appliance.events.schema import Command, CommandState, Device, Kind
+    from appliance.runtime.patience import within
+
+    devices: dict[str, Device] = {}
+    # The broker answers in order: when our own message comes back, everything it keeps has come before.
+    fence = topics.command("cli", "devices", secrets.token_hex(6))
+
+    async def feed() -> None:
+        async with bus.subscribe(topics.everything(Kind.DEVICE), fence, qos=1) as batches:
+            bus.publish(fence, codec.encode(Command(time.time_ns(), CommandState.INIT)), qos=1)
+            async for batch in batches:
+                for message in batch:
+                    if message.topic == fence:
+                        return
+                    if message.payload:
+                        _take(devices, message.topic, message.payload)
+
+    if not await within(instance.PATIENCE_S * 2, feed()):
+        raise BusError("the broker does not hand out what it keeps", "See 'millwright doctor'.")
+    return sorted(devices.items())
+
+
+def _take(devices: "dict[str, Device]", topic: str, payload: bytes) -> None:
+    from appliance.events import codec, topics
+    from appliance.events.schema import Device, Kind
+
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_REQUEST_BYTES)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}", "Name a certificate request.") from error
+        device = codec.decode(Kind.DEVICE, payload, time.time_ns())
+        assert isinstance(device, Device)
+        devices[topics.parse(topic).path] = device
+    except EventError:
+        return  # somebody else wrote there; ingest writes over it at its next start
 
 
-def _check_free(folder: Path, names: Sequence[str]) -> None:
-    """Before anybody is certified. StoreError where the folder could not be used."""
-    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
-    taken = [name for name in names if there == folder.absolute() and (folder / name).exists()]
-    if taken or not there.is_dir() or not os.access(there, os.W_OK):
-        reason = f"{taken[0]} is there already" if taken else f"nothing may be written into {there}"
-        raise StoreError(f"{folder} cannot be used: {reason}", "Name a new folder with --out.")
+def _chosen(devices: "list[tuple[str, Device]]", text: str) -> "tuple[str, Device]":
+    named = [one for one in devices if one[0] == text] or [
+        one for one in devices if one[1].name.casefold() == text.casefold()
+    ]
+    if len(named) > 1:
+        paths = ", ".join(asset for asset, _ in named[:5])
+        raise MillwrightError(f"{len(named)} devices are called '{text}'", f"Name one: {paths}.")
+    if not named:
+        raise MillwrightError(f"there is no device '{text}'", "See 'millwright devices list'.")
+    return named[0]
 
 
-def _hand_out(given: "Given", folder: Path) -> list[Path]:
-    """Keys are closed to others. StoreError where a file is there already: it may be the only copy of a key."""
-    contents = {"certificate.pem": given.certificate, "ca.pem": given.authority}
-    if given.key:
-        contents["key.pem"] = given.key.reveal()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name, content in contents.items():
-            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be used: {error.strerror}", "Name a new folder with --out.") from error
-    return [folder / name for name in contents]
+def _standing(device: "Device") -> str:
+    if device.ignored:
+        return "ignored"
+    return {True: "available", False: "gone", None: ""}[device.available]
 
 
-def _plain(device: "Device") -> dict[str, Any]:
+def _plain(asset: str, device: "Device") -> dict[str, Any]:
     import msgspec
 
-    plain: dict[str, Any] = msgspec.to_builtins(device)
-    return plain
-
-
-def _days(text: str) -> int:
-    days = int(text) if text.isdecimal() and len(text) < 10 else 0
-    if not 1 <= days <= 36_500:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of days from 1 to 36500")
-    return days
-
-
-def _date(at: int) -> str:
-    return f"{datetime.fromtimestamp(at / 1e9, UTC):%Y-%m-%d}"
+    return {"asset": asset, **msgspec.to_builtins(device)}

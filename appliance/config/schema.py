@@ -368,6 +368,21 @@ class Vault(Struct, frozen=True, forbid_unknown_fields=True):
     plain: Annotated[dict[str, Any], Meta(description="As `tpm`.")] = field(default_factory=dict)
 
 
+class Devices(Struct, frozen=True, forbid_unknown_fields=True):
+    """Devices that speak a known dialect (Zigbee2MQTT, Tasmota, Shelly, ESPHome, Sparkplug B, ...) on the bus's broker
+    are found by themselves: see `millwright devices`. Those on another broker: [connectors.mqtt]."""
+
+    discover: Annotated[bool, Meta(description="Look for them.")] = True
+    dialects: Annotated[list[str], Meta(description="Only these dialects; empty: all there are.")] = field(
+        default_factory=list
+    )
+    max_devices: Annotated[int, Meta(ge=1, le=20_000, description="Of each dialect; more are counted.")] = 5000
+    max_rate_hz: Annotated[
+        float,
+        Meta(ge=0.01, le=10_000, description="Messages a second taken of a device over time; it may send in bursts."),
+    ] = 50.0
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """What is written to standard error (the journal, on an appliance)."""
 
@@ -391,7 +406,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     update: Update = field(default_factory=Update)
     record: Record = field(default_factory=Record)
     vault: Vault = field(default_factory=Vault)
+    devices: Devices = field(default_factory=Devices)
     log: Log = field(default_factory=Log)
+    dialects: Annotated[
+        dict[str, Any], Meta(description="What devices speak over MQTT: `[dialects.NAME]`. None needs a setting.")
+    ] = field(default_factory=dict)
     connectors: Annotated[
         dict[str, Any],
         Meta(description="Sources of readings: `[connectors.NAME]`, or `[[connectors.NAME]]` for several of one kind."),

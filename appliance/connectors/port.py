@@ -6,19 +6,19 @@ A source that fails raises ConnectorError (the ingest service shows it, waits an
 is yielded nowhere and counted through `ledger`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from appliance.events.ledger import Ledger
-from appliance.events.schema import Block, Reading
+from appliance.events.schema import Block, Device, Reading
 
 
 class Arrival(NamedTuple):
-    """An event and the asset it belongs to."""
+    """An event and the asset it belongs to. A Device tells what its source knows of it, whenever that changes."""
 
     asset: str
-    event: Reading | Block
+    event: Reading | Block | Device
 
 
 class Connector(Protocol):
@@ -38,8 +38,11 @@ class Connector(Protocol):
 class Commandable(Protocol):
     """What a connector may offer besides: commands of a person, through the ingest service."""
 
-    def command(self, verb: str, args: dict[str, Any]) -> dict[str, Any] | None:
-        """The result; None where the command is not for this connector. ConnectorError refuses it."""
+    def command(self, verb: str, args: dict[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]] | None:
+        """The result, or what gives it; None where the command is not for this connector. ConnectorError refuses it.
+
+        `write` {asset, point, value} sets a point of a device; `forget` {asset} drops what is remembered of it.
+        """
 
 
 @runtime_checkable
@@ -48,3 +51,10 @@ class Foreseeable(Protocol):
 
     def assets(self) -> list[str]:
         """Those it will bring readings of. ConnectorError where its source is not there."""
+
+
+@runtime_checkable
+class Patient(Protocol):
+    """What a connector may say of itself: it runs as soon as it is open, though nothing may come for long."""
+
+    is_patient: bool

@@ -5,6 +5,7 @@ again; the others do not notice. One that comes to its end is marked so. While t
 """
 
 import asyncio
+import inspect
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,13 +16,14 @@ import msgspec
 
 from appliance import __version__
 from appliance.bus.port import Bus, Message
-from appliance.connectors.port import Arrival, Commandable, Connector
-from appliance.errors import ConnectorError, EventError, MillwrightError
+from appliance.connectors.port import Arrival, Commandable, Connector, Patient
+from appliance.errors import BusError, ConnectorError, EventError, MillwrightError
 from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
-from appliance.events.schema import Block, Command, Kind
+from appliance.events.schema import Block, Command, Device, Kind
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands
+from appliance.services.devices import Devices
 from appliance.services.status import Status
 from appliance.services.strays import Strays
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 KNOWN_TOPICS = 4096
+UPKEEP_S = 2.0  # between two looks at whether facts of devices are to be written
 
 
 class Standing(StrEnum):
@@ -78,8 +81,23 @@ class _Inject(msgspec.Struct, forbid_unknown_fields=True):
     asset: str
 
 
+class _Which(msgspec.Struct, forbid_unknown_fields=True):
+    device: str  # its asset or its name
+
+
+class _Rename(msgspec.Struct, forbid_unknown_fields=True):
+    device: str
+    name: str
+
+
+class _Ignore(msgspec.Struct, forbid_unknown_fields=True):
+    device: str
+    ignored: bool = True
+
+
 class Ingest:
-    """`connectors`: name and connector; a name may stand several times. `strays` hears what nobody else does."""
+    """`connectors`: name and connector; a name may stand several times. `strays` hears what nobody else does; `devices`
+    remembers what sources tell of theirs."""
 
     name = "ingest"
 
@@ -90,12 +108,14 @@ class Ingest:
         clock: Clock,
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
         strays: Strays | None = None,
+        devices: Devices | None = None,
     ) -> None:
         self._bus, self._clock, self._wait = bus, clock, wait
         self._sources = [
             Source(name, connector) for name, (_, connector) in zip(_unique(connectors), connectors, strict=True)
         ]
         self._strays = strays
+        self._devices = Devices(None, clock) if devices is None else devices
         self._ledger, self._refused, self._commands = Ledger(), Ledger(), Ledger()
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._topics: dict[tuple[Kind, str], str] = {}
@@ -103,11 +123,13 @@ class Ingest:
 
     async def run(self, pulse: Pulse) -> None:
         self._bus.on_connected(self._connected.set)
+        self._bus.on_connected(self._assert_devices)
         async with self._bus:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._status.run(pulse), name="ingest status")
                     group.create_task(self._serve(), name="ingest commands")
+                    group.create_task(self._keep_devices(), name="ingest devices")
                     if self._strays:
                         group.create_task(self._strays.run(), name="ingest strays")
                     for source in self._sources:
@@ -130,15 +152,22 @@ class Ingest:
 
     async def _read(self, source: Source) -> None:
         async with source.connector as connector:
+            if isinstance(connector, Patient):
+                source.runs()
             async for arrivals in connector:
                 source.runs()
                 await self._publish(arrivals)
 
     async def _publish(self, arrivals: list[Arrival]) -> None:
-        messages = []
+        messages, ignored = [], self._devices.ignored
         for asset, event in arrivals:
             try:
-                messages.append(Message(self._topic(asset, event), codec.encode(event)))
+                if isinstance(event, Device):
+                    messages += self._introduced(asset, event)
+                elif asset in ignored:
+                    self._refused.drop("ignored", asset)
+                else:
+                    messages.append(Message(self._topic(asset, event), codec.encode(event)))
             except EventError as error:
                 self._refused.refuse(error)
         await self._online()
@@ -160,26 +189,89 @@ class Ingest:
             self._topics[key] = topics.topic(*key)
         return self._topics[key]
 
-    async def _serve(self) -> None:
-        await commands.serve(self._bus, self.name, {"inject": self._inject}, self._clock, self._commands)
+    def _introduced(self, asset: str, facts: Device) -> list[Message]:
+        shown = self._devices.take(asset, facts)
+        if shown is None:
+            raise EventError("too-many-devices", f"'{asset}': no more devices are remembered; forget some")
+        return [_message(asset, shown)]
 
-    def _inject(self, command: Command) -> dict[str, Any]:
-        """A fault for a simulated machine."""
-        asked = msgspec.to_builtins(commands.arguments(command, _Inject))
+    def _assert_devices(self) -> None:
+        """A broker may have lost what it kept."""
+        for asset, device in self._devices.all():
+            self._tell(asset, device)
+
+    def _tell(self, asset: str, device: Device | None) -> None:
+        message = _message(asset, device)
+        try:
+            self._bus.publish(message.topic, message.payload, qos=1, retain=True)
+        except BusError as error:
+            log.warning("%s: %s", asset, error.message)
+
+    async def _keep_devices(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(UPKEEP_S)
+                self._devices.write_due(self._clock())
+        finally:
+            self._devices.write_due(self._clock() + 10**12)
+
+    async def _serve(self) -> None:
+        handlers: dict[str, commands.Handler] = {
+            "inject": self._inject,
+            "rename": self._rename,
+            "ignore": self._ignore,
+            "forget": self._forget,
+        }
+        await commands.serve(self._bus, self.name, handlers, self._clock, self._commands)
+
+    def _rename(self, command: Command) -> dict[str, Any]:
+        asked = commands.arguments(command, _Rename)
+        asset = self._devices.find(asked.device)
+        self._tell(asset, device := self._devices.rename(asset, asked.name))
+        return {"asset": asset, "name": device.name}
+
+    def _ignore(self, command: Command) -> dict[str, Any]:
+        asked = commands.arguments(command, _Ignore)
+        asset = self._devices.find(asked.device)
+        self._tell(asset, device := self._devices.ignore(asset, asked.ignored))
+        return {"asset": asset, "name": device.name, "ignored": device.ignored}
+
+    def _forget(self, command: Command) -> dict[str, Any]:
+        asset = self._devices.find(commands.arguments(command, _Which).device)
+        self._devices.forget(asset)
+        self._tell(asset, None)
         for source in self._sources:
             if isinstance(source.connector, Commandable):
-                result = source.connector.command("inject", asked)
-                if result is not None:
-                    return result
+                source.connector.command("forget", {"asset": asset})
+        return {"asset": asset}
+
+    async def _inject(self, command: Command) -> dict[str, Any]:
+        """A fault for a simulated machine."""
+        asked = msgspec.to_builtins(commands.arguments(command, _Inject))
+        if (result := await self.order("inject", asked)) is not None:
+            return result
         raise MillwrightError(
             f"no connector simulates '{asked['asset']}'",
             "Add [connectors.simulator] with that asset, or name its asset.",
         )
 
+    async def order(self, verb: str, args: dict[str, Any]) -> dict[str, Any] | None:
+        """The result of the connector that the order is for; None where there is none. ConnectorError refuses it."""
+        for source in self._sources:
+            if isinstance(source.connector, Commandable):
+                result = source.connector.command(verb, args)
+                if inspect.isawaitable(result):
+                    result = await result
+                if result is not None:
+                    return result
+        return None
+
     def _detail(self) -> dict[str, Any]:
         # Status asks for the detail before it reads the books.
         self._balance()
         detail: dict[str, Any] = {"connectors": {source.name: source.describe() for source in self._sources}}
+        if len(self._devices):
+            detail["devices"] = len(self._devices)
         if self._commands.dropped:
             detail["commands_dropped"] = dict(self._commands.dropped)
         return detail
@@ -197,6 +289,11 @@ class Ingest:
             dropped.update(ledger.dropped)
         self._ledger.dropped = dict(dropped)
         self._ledger.examples = self._refused.examples | stray.examples
+
+
+def _message(asset: str, device: Device | None) -> Message:
+    """EventError where the asset breaks the grammar. Without a device what the broker keeps is cleared."""
+    return Message(topics.topic(Kind.DEVICE, asset), codec.encode(device) if device else b"", 1, True)
 
 
 def _unique(connectors: Sequence[tuple[str, Connector]]) -> list[str]:

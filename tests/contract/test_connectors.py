@@ -4,20 +4,26 @@ import asyncio
 import re
 import textwrap
 import tomllib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import msgspec
 import pytest
 
 from appliance import connectors, plugins
+from appliance.bus.memory import MemoryBroker, MemoryBus
+from appliance.connectors import mqtt
 from appliance.connectors._pace import Leaping
 from appliance.connectors.port import Arrival, Connector
 from appliance.events import codec, topics
-from appliance.events.schema import Kind, Reading
+from appliance.events.ledger import Ledger
+from appliance.events.schema import Block, Device, Kind, Reading
 
 NAMES = plugins.names("appliance.connectors")
+KINDS: dict[type, Kind] = {Reading: Kind.READING, Block: Kind.BLOCK, Device: Kind.DEVICE}
 ENOUGH = 30
 
 
@@ -34,16 +40,71 @@ SETTINGS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "simulator": lambda _: {},
 }
 ENDING = {"replay"}
+Peer = Callable[[], AbstractAsyncContextManager[None]]
+
+
+class WithPeer:
+    """A connector, and whom it speaks with for as long as it is open."""
+
+    def __init__(self, connector: Connector, peer: Peer) -> None:
+        self._connector, self._peer = connector, peer
+        self._stack = AsyncExitStack()
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._connector.ledger
+
+    async def __aenter__(self) -> Self:
+        self._stack = AsyncExitStack()
+        await self._stack.enter_async_context(self._connector)
+        await self._stack.enter_async_context(self._peer())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    def __aiter__(self) -> AsyncIterator[list[Arrival]]:
+        return self._connector.__aiter__()
+
+
+def listening(_: Path) -> Connector:
+    """Devices of Zigbee2MQTT on a broker in memory."""
+    broker, leap = MemoryBroker(), Leaping()
+    plug = {"ieee_address": "0x1", "friendly_name": "plug"}
+
+    async def speak() -> None:
+        async with MemoryBus(broker) as bus:
+            bus.publish("zigbee2mqtt/bridge/devices", msgspec.json.encode([plug]), retain=True)
+            for number in range(10**6):
+                await leap.wait(1)
+                bus.publish("zigbee2mqtt/plug", b'{"power": %d}' % number if number % 5 else b"{broken")
+
+    @asynccontextmanager
+    async def peer() -> AsyncIterator[None]:
+        speaking = asyncio.create_task(speak())
+        yield
+        speaking.cancel()
+        await asyncio.gather(speaking, return_exceptions=True)
+
+    settings = mqtt.Settings("mqtt://192.0.2.1", dialects=["zigbee2mqtt"])
+    return WithPeer(mqtt.create(settings, lambda: MemoryBus(broker), leap.time()), peer)
+
+
+MAKERS: dict[str, Callable[[Path], Connector]] = {"mqtt": listening}  # those that need more than settings
 
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
-    assert request.param in SETTINGS, f"give {request.param} an entry in SETTINGS"
+    assert request.param in SETTINGS or request.param in MAKERS, f"give {request.param} an entry in SETTINGS or MAKERS"
     return str(request.param)
 
 
 @pytest.fixture
 def connector(name: str, tmp_path: Path) -> Connector:
+    if name in MAKERS:
+        return MAKERS[name](tmp_path)
     plugin = plugins.load("appliance.connectors", name)
     made: Connector = plugin.create(msgspec.convert(SETTINGS[name](tmp_path), plugin.Settings), Leaping().time())
     return made
@@ -84,16 +145,16 @@ def test_what_it_yields_can_be_published(connector: Connector) -> None:
     arrivals = flat(asyncio.run(read(connector)))
     assert len(arrivals) >= ENOUGH
     for asset, event in arrivals:
-        kind = Kind.READING if isinstance(event, Reading) else Kind.BLOCK
+        kind = KINDS[type(event)]
         assert topics.parse(topics.topic(kind, asset)).path == asset
         assert codec.decode(kind, codec.encode(event), event.at) == event
-        codec.check_points(list(event.values))
+        codec.check_points(list(event.units if isinstance(event, Device) else event.values))
 
 
 def test_batches_are_not_empty_and_in_order_of_time(connector: Connector) -> None:
     batches = asyncio.run(read(connector))
     assert all(batches)
-    times = [arrival.event.at for arrival in flat(batches)]
+    times = [arrival.event.at for arrival in flat(batches) if not isinstance(arrival.event, Device)]
     assert times == sorted(times)
     assert len(set(times)) == len(times), "two readings of one asset at the same time are one"
 
@@ -110,7 +171,7 @@ def test_it_can_be_opened_again(connector: Connector) -> None:
     async def main() -> None:
         first, second = await read(connector, 3), await read(connector, 3)
         assert flat(first)[0].asset == flat(second)[0].asset
-        assert flat(second)[0].event.at > flat(first)[0].event.at
+        assert flat(second)[-1].event.at > flat(first)[-1].event.at
 
     asyncio.run(main())
 

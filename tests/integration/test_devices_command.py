@@ -79,7 +79,7 @@ def certified(box: Box, name: str) -> x509.Certificate:
 
 
 def listed(box: Box) -> dict[str, dict[str, object]]:
-    devices = json.loads(millwright(box, "devices", "list", "--json"))["devices"]
+    devices = json.loads(millwright(box, "devices", "certified", "--json"))["devices"]
     return {device["name"]: device for device in devices}
 
 
@@ -109,9 +109,9 @@ class TestCommand:
             millwright(
                 vault, "devices", "certify", "scada", "--subscribe", "mw/v1/#", "--out", str(vault.folder / "scada")
             )
-        assert "mw/v1/#" in millwright(vault, "devices", "list")
+        assert "mw/v1/#" in millwright(vault, "devices", "certified")
         millwright(vault, "devices", "revoke", "scada")
-        assert "revoked" in millwright(vault, "devices", "list")
+        assert "revoked" in millwright(vault, "devices", "certified")
         told = millwright(vault, "devices", "certify", "x", "--subscribe", "#", "--out", f"{vault.folder}/x", code=5)
         assert "no vault answers" in told
         assert "\n  -> " in told
@@ -144,7 +144,7 @@ class TestCommand:
         assert listed(vault) == {}
 
     def test_who_is_not_there_is_not_revoked(self, vault: Box) -> None:
-        assert "'millwright devices list'" in millwright(vault, "devices", "revoke", "pump-9", code=5)
+        assert "'millwright devices certified'" in millwright(vault, "devices", "revoke", "pump-9", code=5)
 
     def test_a_key_is_not_written_over(self, vault: Box) -> None:
         words = ["devices", "certify", "pump", "--asset", "a", "--out", str(vault.folder / "pump")]

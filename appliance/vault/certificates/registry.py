@@ -69,7 +69,7 @@ def without(registered: Registered, name: str) -> Registered:
     """With all certificates of a device revoked. VaultError where there is none of that name."""
     device = registered.devices.get(name)
     if device is None:
-        raise VaultError(f"no device is called '{name}'", "See 'millwright devices list'.")
+        raise VaultError(f"no device is called '{name}'", "See 'millwright devices certified'.")
     gone = msgspec.structs.replace(device, revoked=True, publish=(), subscribe=())
     return msgspec.structs.replace(
         registered,

@@ -1,0 +1,200 @@
+"""Hosts dialects: listens to a broker in their place, and yields what devices say.
+
+Each dialect has a session of its own, because its filters may overlap with those of others; filters that it asks for
+later are subscribed in the same session.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from appliance.connectors._pace import REAL, Time
+from appliance.connectors.dialects._devices import Devices, Limits
+from appliance.connectors.dialects.port import Dialect, Listen, Outcome, Request
+from appliance.connectors.port import Arrival
+from appliance.errors import BusError, ConnectorError, EventError, MillwrightError
+from appliance.events.ledger import Ledger
+from appliance.events.schema import Device
+
+log = logging.getLogger(__name__)
+
+WAITING = 64  # batches for whoever reads them; beyond, the broker is read no further
+MAX_FILTERS = 20_000  # of a dialect
+MAX_REQUESTS = 1000  # published after one batch
+
+
+class Heard(Protocol):
+    """A message, as the bus hands it over."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def payload(self) -> bytes: ...
+
+
+class Line(Protocol):
+    """What is needed of a session with a broker."""
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def subscribe(self, *filters: str) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Heard]]]: ...
+
+    def publish(self, topic: str, payload: bytes) -> None: ...
+
+    def on_connected(self, callback: Callable[[], None]) -> None: ...
+
+
+Open = Callable[[], Line]
+Known = Callable[[str], Device | None]
+
+
+class _Voice:
+    """A dialect, its devices and its session."""
+
+    def __init__(self, dialect: Dialect, devices: Devices, line: Line) -> None:
+        self.dialect, self.devices, self.line = dialect, devices, line
+        self.filters: set[str] = set()
+
+
+class Listening:
+    """A connector that may be silent for long. `open_line` makes a session, one for each dialect."""
+
+    is_patient = True
+
+    def __init__(
+        self,
+        dialects: Sequence[Dialect],
+        open_line: Open,
+        limits: Limits | None = None,
+        known: Known = lambda _: None,
+        time: Time = REAL,
+    ) -> None:
+        self.ledger = Ledger()
+        self._dialects, self._open, self._time = dialects, open_line, time
+        self._limits, self._known = limits or Limits(), known
+        self._voices: list[_Voice] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._queue: asyncio.Queue[list[Arrival] | MillwrightError] = asyncio.Queue(WAITING)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._stack, self._queue = AsyncExitStack(), asyncio.Queue(WAITING)
+        try:
+            for dialect in self._dialects:
+                line = self._open()
+                await self._stack.enter_async_context(line)
+                devices = Devices(dialect.name, self.ledger, self._limits, self._known)
+                self._voices.append(voice := _Voice(dialect, devices, line))
+                if dialect.filters:
+                    self._listen(voice, dialect.filters)
+                line.on_connected(lambda voice=voice: self._publish(voice, voice.dialect.greet()))  # type: ignore[misc]
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def __aiter__(self) -> AsyncIterator[list[Arrival]]:
+        while True:
+            found = await self._queue.get()
+            if isinstance(found, MillwrightError):
+                raise ConnectorError(found.message, found.remedy)
+            self.ledger.processed += len(found)
+            yield found
+
+    def command(self, verb: str, args: dict[str, Any]) -> dict[str, Any] | None:
+        """`write` with asset, point and value; `forget` with asset."""
+        asset = str(args.get("asset", ""))
+        for voice in self._voices:
+            key = voice.devices.key(asset)
+            if key is None:
+                continue
+            if verb == "forget":
+                voice.devices.forget(asset)
+                return {"asset": asset}
+            if verb == "write":
+                self._publish(voice, voice.dialect.write(key, str(args.get("point")), float(args.get("value", 0.0))))
+                return {"asset": asset, "point": args.get("point"), "value": args.get("value")}
+        return None
+
+    def _listen(self, voice: _Voice, filters: Iterable[str]) -> None:
+        new = tuple(one for one in dict.fromkeys(filters) if one not in voice.filters)
+        if not new or len(voice.filters) + len(new) > MAX_FILTERS:
+            return
+        voice.filters.update(new)
+        task = asyncio.create_task(self._hear(voice, new), name=f"listening {voice.dialect.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _hear(self, voice: _Voice, filters: tuple[str, ...]) -> None:
+        try:
+            async with voice.line.subscribe(*filters) as batches:
+                async for batch in batches:
+                    await self._take(voice, batch)
+        except BusError as error:
+            if len(filters) > 1:  # one that cannot be had must not cost the others
+                voice.filters.difference_update(filters)
+                for one in filters:
+                    self._listen(voice, (one,))
+                return
+            log.warning("%s is not heard at %s: %s", voice.dialect.name, ", ".join(filters)[:200], error.message)
+        except Exception as error:
+            log.exception("%s failed by a defect", voice.dialect.name)
+            await self._queue.put(ConnectorError(f"{voice.dialect.name} failed by a defect: {error}"[:500]))
+
+    async def _take(self, voice: _Voice, batch: Sequence[Heard]) -> None:
+        arrivals: list[Arrival] = []
+        wanted: list[str] = []
+        requests: list[Request] = []
+        now = self._time.now()
+        for message in batch:
+            outcomes = self._understood(voice, message, now)
+            if not outcomes:
+                continue
+            wanted += [one for outcome in outcomes if isinstance(outcome, Listen) for one in outcome.filters]
+            requests += [outcome for outcome in outcomes if isinstance(outcome, Request)]
+            said = [outcome for outcome in outcomes if not isinstance(outcome, Listen | Request)]
+            arrivals += voice.devices.take(said, now)
+        self._listen(voice, wanted)
+        self._publish(voice, requests[:MAX_REQUESTS])
+        if arrivals:
+            await self._queue.put(arrivals)
+
+    def _understood(self, voice: _Voice, message: Heard, now: int) -> Sequence[Outcome]:
+        try:
+            return voice.dialect.take(message.topic, message.payload, now)
+        except EventError as error:
+            self.ledger.received += 1
+            self.ledger.refuse(error, message.topic)
+            return ()
+
+    def _publish(self, voice: _Voice, requests: Iterable[Request]) -> None:
+        for request in requests:
+            try:
+                voice.line.publish(request.topic, request.payload)
+            except BusError as error:
+                log.warning("%s: %s", voice.dialect.name, error.message)
+
+    async def _close(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._voices.clear()
+        while not self._queue.empty():
+            left = self._queue.get_nowait()
+            if isinstance(left, list):
+                self.ledger.drop("stopped", "what was heard and not yet read", len(left))
+        await self._stack.aclose()
