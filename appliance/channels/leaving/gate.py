@@ -96,8 +96,9 @@ class Gate:
             payload, sense = self._event(route.kind, codec.decode(route.kind, message.payload, arrival))
         if len(payload) > MAX_PARCEL:
             raise EventError("too-large", f"{len(payload)} bytes, of {MAX_PARCEL} that leave at once")
-        # Of QoS 0 nothing comes twice by itself.
-        seen = mark(message.topic, payload) if message.qos and not route.key else b""
+        # Of QoS 0 nothing comes twice by itself, and of what is conflated only the last state leaves.
+        once = message.qos and (not route.key or route.lane is Lane.ALARM)
+        seen = mark(message.topic, payload) if once else b""
         return Entry(route.lane, route.outward, payload, route.key, sense, seen)
 
     def _reading(self, reading: Reading) -> bytes:
