@@ -3,6 +3,7 @@
 Beside `assembly` and `binding` the only module that names adapters: those of `ota` and of `hardware`.
 """
 
+import logging
 import os
 import ssl
 import threading
@@ -47,6 +48,7 @@ MAX_ROOT = 1 << 20  # bytes
 def service(config: Config, document: Document, bus: "Bus", library: Library, follows: str, check: "Check") -> Update:
     """`follows`: the name of the detector's model. ConfigError where what is configured does not fit together."""
     settings, folder = config.update, config.paths.state / FOLDER
+    logging.getLogger("tuf").setLevel(logging.WARNING)  # it tells each signature that it does not need
     if settings.sources and not settings.fleet:
         raise document.error(("update", "fleet"), "there are sources and no fleet", 'fleet = "..." in [update]')
     hold = Hold()

@@ -163,4 +163,5 @@ def _about_the_box(order: Order) -> Iterator[None]:
 
 def told(error: OtaError) -> str:
     """In one line."""
-    return str(error).replace("\n  -> ", " ")
+    end = "" if not error.remedy else " " if error.message.endswith(".") else ". "
+    return f"{error.message}{end}{error.remedy}"

@@ -69,7 +69,8 @@ class Web:
         self._context = context or (ssl.create_default_context() if self._secure else None)
 
     def __str__(self) -> str:
-        return f"{self._host}{self._base}"
+        port = f":{self._port}" if self._port else ""
+        return f"{self._host}{port}{self._base}"
 
     @contextmanager
     def open(self, name: str, offset: int = 0) -> Iterator[Answer]:

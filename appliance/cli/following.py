@@ -228,7 +228,8 @@ class Bars:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        if self._task is not None:  # it goes on without us
+            self._progress.remove_task(self._task)
         self._progress.stop()
 
     def step(self, one: dict[str, Any]) -> None:

@@ -113,7 +113,7 @@ def _repository(told: dict[str, Any]) -> list[str]:
     if told.get("trouble"):
         lines.append(f"Trouble: {printable(told['trouble'])}")
     if told.get("owed"):
-        lines.append(f"{told['owed']} receipts wait for a stick")
+        lines.append(f"Receipts that wait for a stick: {told['owed']}")
     offers = told.get("offers", [])
     if "place" in told and not offers:
         lines.append("It has nothing newer than what is in use here.")
@@ -347,7 +347,7 @@ def _compared(comparison: dict[str, Any] | None) -> list[str]:
         (f"  {printable(name)}", f"{value:.3g}", printable(limit), "" if holds else "NOT KEPT")
         for name, value, limit, holds in comparison["findings"]
     ]
-    return [head, *columns(rows)]
+    return [head, *columns([("", "", "", ""), *rows])[1:]] if rows else [head]
 
 
 def _print_json(value: Any) -> None:

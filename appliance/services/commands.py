@@ -84,7 +84,7 @@ async def ask(
         try:
             in_time = await within(timeout_s, _follow(batches, followed, clock))
         finally:
-            await _clear(bus, topic)
+            await _clear(bus, topic, batches)
     last = followed[-1]
     if not in_time:
         raise _silence(bus, service, verb, last.state, timeout_s)
@@ -231,10 +231,17 @@ def _newest(batch: list[Message], now: int, last: Command) -> Command:
     return last
 
 
-async def _clear(bus: Bus, topic: str) -> None:
+async def _clear(bus: Bus, topic: str, batches: AsyncIterator[Batch]) -> None:
+    """Until our own word has come back: nobody would claim it afterwards."""
     bus.publish(topic, b"", qos=1, retain=True)
     if bus.connected:
-        await within(LAST_WORDS_S, bus.drain())
+        await within(LAST_WORDS_S, _cleared(batches))
+
+
+async def _cleared(batches: AsyncIterator[Batch]) -> None:
+    async for batch in batches:
+        if not all(message.payload for message in batch):
+            return
 
 
 def _silence(bus: Bus, service: str, verb: str, state: CommandState, timeout_s: float) -> BusError:

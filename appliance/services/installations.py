@@ -91,8 +91,9 @@ def plain(one: Installation) -> dict[str, Any]:
     }
 
 
-def receipt(one: Installation, device: str, seen: int) -> Receipt | None:
-    """Of one that has ended, and came from a repository. `seen`: the version of the newest state that the box knows."""
+def receipt(one: Installation, device: str, seen: int, runs: str) -> Receipt | None:
+    """Of one that has ended, and came from a repository. `seen`: the version of the newest state that the box knows;
+    `runs`: the bundle that is in use under its name."""
     outcome = _OUTCOMES.get(one.step)
     if outcome is None or one.order.source.partition(":")[0] != REPOSITORY or not device:
         return None
@@ -106,6 +107,7 @@ def receipt(one: Installation, device: str, seen: int) -> Receipt | None:
         "reason": one.reason[:1000],
         "campaign": one.order.campaign[:64],
         "seen": seen,
+        "runs": runs,
     }
     try:
         return msgspec.convert(found, Receipt)

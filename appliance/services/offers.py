@@ -74,6 +74,13 @@ class Offers:
                 ) from error
         return self._habits
 
+    def introduce(self) -> None:
+        """Ask this box for its id. Where it has none that is told, and asked again with each look."""
+        try:
+            _ = self.habits
+        except OtaError as error:
+            self.trouble = told(error)
+
     @property
     def device(self) -> str:
         """This box's id, once it is known."""

@@ -176,7 +176,7 @@ class Update:
         if not self._offers.known:
             return
         book, sticks = self._installer.book, self._sticks
-        receipts = {one.order.id: found for one in book.history if (found := self._receipt(one)) is not None}
+        receipts = {f"{one.order.id} {one.step}": found for one in book.history if (found := self._receipt(one)) is not None}
         try:
             left = await aside(lambda: self._owed.settle(receipts, sticks), "update receipts")
         except OtaError as error:
@@ -186,12 +186,15 @@ class Update:
             log.info("a receipt was left: %s", path)
 
     def _receipt(self, one: Installation) -> Receipt | None:
-        return installations.receipt(one, self._offers.device, self._offers.snapshot())
+        current = self._library.current(one.order.name)
+        runs = current.name if current is not None else ""
+        return installations.receipt(one, self._offers.device, self._offers.snapshot(), runs)
 
     # ---- what is offered -------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         """Look at the repositories now and then, and as soon as a stick is plugged in; decide all the time."""
+        await aside(self._offers.introduce)
         loop = asyncio.get_running_loop()
         poll_s = self._settings.poll_minutes * MINUTE_S
         due = loop.time() + random.uniform(0.0, min(FIRST_LOOK_S, poll_s)) if poll_s else None
