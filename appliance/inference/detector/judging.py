@@ -5,7 +5,7 @@ A point is an asset at one of its rows; a slot is a channel of a point. Slots of
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -129,7 +129,7 @@ class Judge:
         branches = scores.argmax(axis=0)
         place = np.arange(len(rows))
         times = self._times(points)
-        origin = self._shapes.name, self._shapes.version, self._shapes.device
+        first, other, others = self._origins()
         learn_rows = self._learn_rows
         for asset, row, at, score, cause, branch in zip(
             due,
@@ -145,12 +145,21 @@ class Judge:
                 threshold, alarm = self._decide(asset, score, row, branch, at)
             learned = row if row < learn_rows else learn_rows
             name = asset.channels[cause]
+            origin = other if others and asset.index in others else first
             judgement = Score(at, score, threshold, asset.stage, name, NAMES[branch], alarm, learned, *origin)
             out.append(Judged(asset.name, judgement))
         self._conclude(due, points, looked, scores[Branch.LEVEL])
         for asset, row in [(due[place], rows[place]) for place in looked.tolist()]:
             if asset.latch.standing and row - max(asset.latch.since, self._learn_rows) >= self._patience:
                 self._stale(asset)
+
+    def _origins(self) -> tuple[tuple[str, str, str], tuple[str, str, str], Set[int]]:
+        """Name, version and device of the model; those of the one beside it, and the assets that this one decides."""
+        first = self._shapes.name, self._shapes.version, self._shapes.device
+        if self.shadow is None or not self.shadow.deciding:
+            return first, first, frozenset()
+        beside = self.shadow.shapes
+        return first, (beside.name, beside.version, beside.device), self.shadow.deciding
 
     def _conclude(self, due: list[Asset], points: Points, looked: Integers, reached: Floats) -> None:
         """What a look leaves behind, once its alarms are decided."""
@@ -315,9 +324,7 @@ class Judge:
             held, asset = self._memory.held[Branch.AUTOENCODER], points.asset  # an alarm of it does not end by this
             return Weighed(held[asset], self._memory.held_cause[Branch.AUTOENCODER, asset])
         found = self._look(points, Branch.AUTOENCODER, features, statistics, block[2] * block[3])
-        if self.shadow is not None:
-            self.shadow.look(points, features, found, self._block)
-        return found
+        return found if self.shadow is None else self.shadow.look(points, features, found, self._block)
 
     def _look(self, points: Points, branch: Branch, features: Floats, statistics: Floats, active: Floats) -> Weighed:
         """`features` [features, slots] against their `statistics` [STATISTICS * features, slots]."""

@@ -27,6 +27,7 @@ class Known(NamedTuple):
     unit: float  # the pooled deviation that counts as 1
     learned: float  # the same, as it was learned
     mark: float  # the first model's `learned` then: where that learns anew, this is out of date
+    asset: str = ""  # its name
 
 
 Block = Callable[..., Floats]  # Judge.block
@@ -38,6 +39,7 @@ class Shadow:
     def __init__(self, memory: Memory, shapes: Shapes, look: int, trusted: bool) -> None:
         self.shapes, self.trusted = shapes, trusted
         self.known: dict[int, Known] = {}  # by the asset's index
+        self.deciding: set[int] = set()  # assets whose scores are this model's: of a mere shadow, none
         self.ration = 1  # one look of so many is compared
         self.tally = Tally()
         self._memory, self._look = memory, look
@@ -56,8 +58,12 @@ class Shadow:
         self.known.pop(index, None)
         self._latches.pop(index, None)
 
-    def look(self, points: Points, features: Floats, found: Weighed, block: Block) -> None:
-        """What the first model made of `points`: `features` [1, slots] and scores."""
+    def look(self, points: Points, features: Floats, found: Weighed, block: Block) -> Weighed:
+        """What the first model made of `points`: `features` [1, slots] and scores. What counts of it: all."""
+        self._compare(points, features, found, block)
+        return found
+
+    def _compare(self, points: Points, features: Floats, found: Weighed, block: Block) -> None:
         failures, chosen = self.shapes.failures, self._chosen(points)
         if not chosen.size:
             return
@@ -67,7 +73,7 @@ class Shadow:
         self.tally.failures += self.shapes.failures - failures
         if theirs is None:
             return
-        own = self._weighed(part, theirs, active, block)
+        own = self._weighed(part, theirs, active, block).score
         pair = (own, found.score[chosen]) if self.trusted else (found.score[chosen], own)
         self.tally.add(*pair, THRESHOLD)
         ratio = (theirs - mine)[0, active > 0.0]
@@ -90,14 +96,17 @@ class Shadow:
         rows = block(points, self.shapes.window, *LOOKED)
         return self.shapes.features(rows[len(LOOKED) :], *rows[:2]), rows[2] * rows[3]
 
-    def _weighed(self, points: Points, features: Floats, active: Floats, block: Block) -> Floats:
+    def _weighed(self, points: Points, features: Floats, active: Floats, block: Block) -> Weighed:
         known = [self.known[index] for index in points.asset.tolist()]
         centre, fast = np.concatenate([one.statistics for one in known], axis=1)[:2, None]
         deviation = self._deviation(points, features, centre, block) * active
         nothing = np.zeros_like(deviation)
         weighed = looks.weigh(deviation, nothing, fast, nothing) * active
-        unit = np.array([one.unit for one in known]) * EXCEED[Branch.AUTOENCODER]
-        return pooled(weighed, points, unit).score
+        return pooled(weighed, points, self._units(points, known) * EXCEED[Branch.AUTOENCODER])
+
+    def _units(self, points: Points, known: list[Known]) -> Floats:
+        """[points]"""
+        return np.array([one.unit for one in known])
 
     def _deviation(self, points: Points, features: Floats, centre: Floats, block: Block) -> Floats:
         if not self._memory.two[points.asset].any():

@@ -2,6 +2,7 @@
 between two judgements, and the one before it stays beside it.
 
     begin     a candidate: asset by asset it watches a learning period, learns, and is compared from then on
+    contend   a second model: the same, and of its share of the assets it decides from then on
     promote   it runs; of assets that it learned its statistics count at once, the others learn it while the branches
               that need no model go on
     drop      nothing is beside the model that runs
@@ -16,10 +17,12 @@ import numpy as np
 
 from appliance.errors import ModelError
 from appliance.events.schema import Stage
+from appliance.inference.contest import Contest
 from appliance.inference.detector import states
 from appliance.inference.detector.arena import Floats
 from appliance.inference.detector.asset import Asset
 from appliance.inference.detector.autoencoder import Reconstructor, Shapes
+from appliance.inference.detector.contender import Contender
 from appliance.inference.detector.judging import Judge
 from appliance.inference.detector.learning import Learning
 from appliance.inference.detector.memory import AWAY_LOOKS, LOOKS, STATISTICS, Branch, Memory, Row
@@ -67,6 +70,14 @@ class Succession:
         self._deepen(candidate)
         self._judge.shadow = shadow = Shadow(self._memory, Shapes(candidate), self._judge.look, trusted)
         return shadow
+
+    def contend(self, second: Reconstructor, contest: Contest) -> Contender:
+        """It decides, too: of its share of the assets, as soon as it has learned them. ModelError as of `begin`."""
+        self.check(second)
+        self.drop()
+        self._deepen(second)
+        self._judge.shadow = contender = Contender(self._memory, Shapes(second), self._judge.look, contest)
+        return contender
 
     def drop(self) -> None:
         """What was beside the model that runs is forgotten."""
@@ -206,7 +217,7 @@ class Succession:
         unit, learned = memory.unit[Branch.AUTOENCODER, index], memory.learned[Branch.AUTOENCODER, index]
         mark = float(memory.learned[Branch.LEVEL, index])
         wider = float(unit / learned) if learned > 0.0 else 1.0  # what the asset showed since it learned
-        shadow.learn(index, Known(asset.channels, statistics, found.level * wider, found.level, mark))
+        shadow.learn(index, Known(asset.channels, statistics, found.level * wider, found.level, mark, asset.name))
 
     def _shrink(self) -> None:
         for _ in range(min(FEW, len(self._leaving))):
