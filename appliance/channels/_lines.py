@@ -13,7 +13,7 @@ from appliance.channels.port import Tools
 from appliance.config.secrets import VaultName
 from appliance.errors import BusError, ChannelError
 
-CONNECT_S = 10.0
+CONNECT_S = 5.0
 
 
 class LineSettings(Terms, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,7 +32,7 @@ class LineSettings(Terms, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 @asynccontextmanager
 async def dialled(settings: LineSettings, tools: Tools, will: Message | None = None) -> AsyncIterator[Bus]:
-    """A session, connected. ChannelError where there is none within ten seconds."""
+    """A session, connected. ChannelError where there is none within five seconds."""
     try:
         bus = tools.dial(
             settings.url,

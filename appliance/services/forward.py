@@ -7,7 +7,8 @@ and what the broker delivers twice leaves once. A destination that is away holds
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from appliance import __version__
 from appliance.bus.port import Batch, Bus, Message
 from appliance.channels.leaving.gate import URGENT
 from appliance.channels.port import Channel, Request
-from appliance.errors import ChannelError, MillwrightError
+from appliance.errors import BusError, ChannelError, MillwrightError
 from appliance.events import topics
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Command, Kind
@@ -54,27 +55,32 @@ class Forward:
             outlet.changed, outlet.perform = self._status.publish, self._perform
 
     async def run(self, pulse: Pulse) -> None:
-        async with self._bus, self._urgent:
+        async with self._bus, self._urgent, AsyncExitStack() as stack:
             try:
+                flow = [await stack.enter_async_context(one) for one in self._subscriptions()]
                 async with asyncio.TaskGroup() as group:
                     for outlet in self._outlets:
                         group.create_task(outlet.run(), name=f"forward {outlet.name}")
                     group.create_task(self._status.run(pulse), name="forward status")
                     group.create_task(self._serve(), name="forward commands")
-                    group.create_task(self._take(self._urgent, URGENT), name="forward urgent")
-                    group.create_task(self._take(self._bus, [kind for kind in Kind if kind not in URGENT]))
+                    for batches in flow:
+                        group.create_task(self._take(batches), name="forward intake")
+                    with suppress(BusError):
+                        await self._bus.wait_connected(ANSWER_S)
                     await tell_ready(self._urgent, pulse)
             finally:
                 self._status.publish(online=False)
 
-    async def _take(self, bus: Bus, kinds: Sequence[Kind]) -> None:
-        filters = [topics.everything(kind) for kind in kinds if kind in self._kinds]
-        if not filters:
-            return
-        async with bus.subscribe(*filters, qos=1) as batches:
-            async for batch in batches:  # asking for the next one acknowledges this one
-                for start in range(0, len(batch), PART):
-                    await self._take_part(batch[start : start + PART])
+    def _subscriptions(self) -> Iterator[AbstractAsyncContextManager[AsyncIterator[Batch]]]:
+        for bus, is_urgent in ((self._bus, False), (self._urgent, True)):
+            filters = [topics.everything(kind) for kind in self._kinds if (kind in URGENT) is is_urgent]
+            if filters:
+                yield bus.subscribe(*filters, qos=1)
+
+    async def _take(self, batches: AsyncIterator[Batch]) -> None:
+        async for batch in batches:  # asking for the next one acknowledges this one
+            for start in range(0, len(batch), PART):
+                await self._take_part(batch[start : start + PART])
 
     async def _take_part(self, batch: Batch) -> None:
         # What we say of ourselves would give us something to say again.

@@ -1,0 +1,437 @@
+"""What leaves the box, over real brokers and a real web server: in order, once, at once offline and again online."""
+
+import asyncio
+import datetime
+import json
+import os
+import shutil
+import ssl
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from appliance import forwarding
+from appliance.bus.broker import configuration
+from appliance.bus.mqtt import MqttBus
+from appliance.bus.port import Batch, Message
+from appliance.config.document import Document
+from appliance.config.schema import Broker, Config, Paths
+from appliance.config.secrets import VaultName
+from appliance.errors import BusError, ConfigError
+from appliance.events import codec, topics
+from appliance.events.schema import Alarm, AlarmState, CommandState, Kind, Reading, Severity, State
+from appliance.runtime.group import Heart
+from appliance.services import commands
+from appliance.services.status import will
+
+PATIENCE_S = 40.0
+NOW = 1_790_000_000_000_000_000
+
+
+class Mosquitto:
+    def __init__(self, folder: Path) -> None:
+        self._paths = Paths(state=folder / "state", run=folder / "run")
+        (self._paths.state / "broker").mkdir(parents=True)
+        self._paths.run.mkdir()
+        self._file = folder / "mosquitto.conf"
+        self._file.write_text(configuration(self._paths, Broker(), as_root=os.geteuid() == 0))
+        self.url = f"unix:{self._paths.run}/mqtt.sock"
+        self._child: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        (self._paths.run / "mqtt.sock").unlink(missing_ok=True)
+        program = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert program is not None, "mosquitto is not installed: apt install mosquitto"
+        null = asyncio.subprocess.DEVNULL
+        self._child = await asyncio.create_subprocess_exec(program, "-c", str(self._file), stderr=null, stdin=null)
+        async with MqttBus(self.url) as bus:
+            await bus.wait_connected(PATIENCE_S)
+
+    async def kill(self) -> None:
+        if self._child is not None and self._child.returncode is None:
+            self._child.kill()
+            await self._child.wait()
+
+    def freeze(self, frozen: bool) -> None:
+        assert self._child is not None
+        self._child.send_signal(19 if frozen else 18)  # SIGSTOP, SIGCONT
+
+
+class Site:
+    """A box with its broker, a broker elsewhere, and somebody who listens to both."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "near").mkdir()
+        (folder / "far").mkdir()
+        self.near, self.far = Mosquitto(folder / "near"), Mosquitto(folder / "far")
+        self.states: list[State] = []
+        self.told = asyncio.Event()
+        self.plant: MqttBus
+
+    @asynccontextmanager
+    async def forwarding(self, text: str) -> AsyncIterator[None]:
+        """The service runs as it is configured, and has said so."""
+        document = Document("box.toml", text.replace("{far}", self.far.url))
+        config = Config(paths=Paths(state=self.folder / "state", run=self.folder), forward=document.tables["forward"])
+
+        async def reveal(name: VaultName) -> bytes:
+            return {"http/token": b"hush", "masking/key": bytes(64)}[name.vault]
+
+        service = forwarding.build(
+            config, document, lambda name: MqttBus(self.near.url, client_id=f"mw-{name}", will=will(name)), reveal
+        )
+        heart = Heart("forward")
+        task = asyncio.create_task(service.run(heart))
+        try:
+            await asyncio.wait(
+                [task, ready := asyncio.ensure_future(heart.is_ready.wait())], return_when="FIRST_COMPLETED"
+            )
+            ready.cancel()
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled() or task.exception() is None
+
+    async def hear(self, batches: AsyncIterator[Batch]) -> None:
+        async for batch in batches:
+            for message in batch:
+                state = codec.decode(Kind.STATE, message.payload, time.time_ns())
+                assert isinstance(state, State)
+                assert state.received == state.processed + state.queued + sum(state.dropped.values())
+                self.states.append(state)
+            self.told.set()
+
+    async def until(self, name: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The newest word of the service about a destination, as soon as it is so."""
+        while True:
+            found = self.states[-1].detail.get("destinations", {}).get(name) if self.states else None
+            if found and holds(found):
+                return dict(found)
+            self.told.clear()
+            await self.told.wait()
+
+    def reading(self, number: int, asset: str = "line1/pump") -> Message:
+        return Message(topics.topic(Kind.READING, asset), codec.encode(Reading(NOW + number, {"n": float(number)})), 1)
+
+    def alarm(self, number: int, state: AlarmState = AlarmState.UNACKNOWLEDGED, text: str = "") -> Message:
+        alarm = Alarm(f"a{number}", NOW + number, NOW, state, Severity.ALARM, "n", 2.0, 1.0, message=text)
+        return Message(topics.alarm("line1/pump"), codec.encode(alarm), 1)
+
+
+Play = Callable[[Callable[[Site], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def play() -> Iterator[Play]:
+    folder = Path(tempfile.mkdtemp(prefix="mw-"))
+
+    def played(scenario: Callable[[Site], Awaitable[None]]) -> None:
+        async def bounded() -> None:
+            site = Site(folder)
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.gather(site.near.start(), site.far.start())
+                try:
+                    async with MqttBus(site.near.url) as plant, plant.subscribe(topics.state("forward")) as batches:
+                        await plant.wait_connected(PATIENCE_S)
+                        site.plant = plant
+                        hearing = asyncio.create_task(site.hear(batches))
+                        try:
+                            await scenario(site)
+                        finally:
+                            hearing.cancel()
+                finally:
+                    await asyncio.gather(site.near.kill(), site.far.kill())
+
+        uvloop.run(bounded())
+
+    yield played
+    shutil.rmtree(folder)
+
+
+async def take(batches: AsyncIterator[Batch], count: int) -> list[Message]:
+    found: list[Message] = []
+    async for batch in batches:
+        found += batch
+        if len(found) >= count:
+            break
+    return found
+
+
+MQTT = '[forward.mqtt]\nurl = "{far}"\nprefix = "cloud/box"\nkinds = ["alarm", "reading"]\n'
+
+
+def is_open(found: dict[str, Any]) -> bool:
+    return bool(found["line"] == "open")
+
+
+def test_events_leave_masked_and_alarms_are_retained_while_they_stand(play: Play) -> None:
+    async def scenario(site: Site) -> None:
+        async with MqttBus(site.far.url) as cloud, cloud.subscribe("cloud/box/#", qos=1) as batches:
+            await cloud.wait_connected(PATIENCE_S)
+            async with site.forwarding(MQTT):
+                site.plant.publish_many([site.reading(1), site.alarm(1, text="call 13800138000")])
+                found = {message.topic: json.loads(message.payload) for message in await take(batches, 2)}
+                assert found["cloud/box/alarm/line1/pump"]["message"] == "call <phone>"
+                assert found["cloud/box/reading/line1/pump"]["values"] == {"n": 1.0}
+                assert found["cloud/box/reading/line1/pump"]["seq"] == 1
+                async with MqttBus(site.far.url) as later, later.subscribe("cloud/box/alarm/#", qos=1) as kept:
+                    assert [message.retain for message in await take(kept, 1)] == [True]
+                site.plant.publish_many([site.alarm(2, AlarmState.NORMAL)])
+                ended, cleared = await take(batches, 2)
+                assert json.loads(ended.payload)["state"] == "normal"
+                assert cleared.payload == b""
+
+    play(scenario)
+
+
+def test_a_broker_that_dies_is_told_within_200_ms_and_nothing_waits_for_it(play: Play) -> None:
+    """The time is in what the service says of itself; this test waits for no clock."""
+
+    async def scenario(site: Site) -> None:
+        async with site.forwarding(MQTT + "catch_up_per_s = 0\n"):
+            await site.until("mqtt", is_open)
+            died = time.time_ns()
+            await site.far.kill()
+            offline = await site.until("mqtt", lambda found: found["line"] != "open")
+            assert offline["since"] - died < 200_000_000
+            site.plant.publish_many([site.reading(number) for number in range(100)])
+            site.plant.publish_many([site.alarm(number) for number in range(5)])
+            await site.plant.drain()
+            waiting = await site.until("mqtt", lambda found: sum(found["queued"].values()) == 105)
+            assert waiting["queued"]["alarm"] == 5
+            assert waiting["error"]
+            await site.far.start()
+            async with MqttBus(site.far.url) as cloud, cloud.subscribe("cloud/box/#", qos=1) as batches:
+                await cloud.wait_connected(PATIENCE_S)
+                found = [message for message in await take(batches, 105) if message.payload]
+            ids = [json.loads(message.payload).get("id") for message in found]
+            assert ids[:5] == ["a4", "a3", "a2", "a1", "a0"] or found[0].retain
+            numbers = [json.loads(message.payload)["values"]["n"] for message in found if "/reading/" in message.topic]
+            assert numbers == sorted(numbers)
+
+    play(scenario)
+
+
+def test_a_broker_that_hangs_is_offline_and_is_given_up(play: Play) -> None:
+    async def scenario(site: Site) -> None:
+        async with site.forwarding(MQTT + "give_up_s = 1.0\n"):
+            await site.until("mqtt", is_open)
+            site.far.freeze(True)
+            site.plant.publish_many([site.reading(1)])
+            silent = await site.until("mqtt", lambda found: found["line"] == "silent")
+            assert "200 ms" in silent["error"]
+            await site.until("mqtt", lambda found: found["line"] in ("waiting", "opening"))
+            site.far.freeze(False)
+            done = await site.until("mqtt", lambda found: found["sent"] == 1)
+            assert done["queued"] == {}
+
+    play(scenario)
+
+
+def test_the_service_goes_on_where_it_stopped(play: Play) -> None:
+    async def scenario(site: Site) -> None:
+        await site.far.kill()
+        async with site.forwarding(MQTT):
+            site.plant.publish_many([site.reading(number) for number in range(10)])
+            await site.until("mqtt", lambda found: found["queued"].get("reading") == 10)
+        await site.far.start()
+        async with MqttBus(site.far.url) as cloud, cloud.subscribe("cloud/box/#", qos=1) as batches:
+            await cloud.wait_connected(PATIENCE_S)
+            async with site.forwarding(MQTT):
+                found = await take(batches, 10)
+        assert [json.loads(message.payload)["seq"] for message in found] == list(range(1, 11))
+
+    play(scenario)
+
+
+def test_paused_it_sends_nothing_also_after_a_restart_and_then_goes_on(play: Play) -> None:
+    async def scenario(site: Site) -> None:
+        async with site.forwarding(MQTT):
+            await site.until("mqtt", is_open)
+            done = await commands.ask(site.plant, "forward", "pause", {"name": "mqtt"}, "anna")
+            assert done.result == {"names": ["mqtt"], "paused": True}
+            await site.until("mqtt", lambda found: found["line"] == "paused")
+        async with site.forwarding(MQTT):
+            site.plant.publish_many([site.reading(1)])
+            paused = await site.until("mqtt", lambda found: found["queued"].get("reading") == 1)
+            assert paused["line"] == "paused"
+            await commands.ask(site.plant, "forward", "resume", {}, "anna")
+            await site.until("mqtt", lambda found: found["sent"] == 1)
+            refused = await commands.ask(site.plant, "forward", "pause", {"name": "cloud"}, "anna")
+            assert refused.state is CommandState.FAILED
+            assert "There are: mqtt." in refused.reason
+
+    play(scenario)
+
+
+def test_two_destinations_have_their_own_policy_and_do_not_wait_for_each_other(play: Play) -> None:
+    text = (
+        '[[forward.mqtt]]\nurl = "{far}"\nname = "cloud"\nprefix = "cloud"\nkinds = ["alarm"]\n'
+        'masking = {kinds = {phone = "token"}}\ntoken_key = {vault = "masking/key"}\n'
+        '[[forward.mqtt]]\nurl = "unix:/nowhere"\nname = "gone"\nkinds = ["alarm"]\n'
+    )
+
+    async def scenario(site: Site) -> None:
+        async with MqttBus(site.far.url) as cloud, cloud.subscribe("cloud/#", qos=1) as batches:
+            await cloud.wait_connected(PATIENCE_S)
+            async with site.forwarding(text):
+                await site.until("cloud", is_open)
+                site.plant.publish_many([site.alarm(1, text="call 13800138000")])
+                (told,) = await take(batches, 1)
+                assert json.loads(told.payload)["message"].startswith("call <phone:")
+                gone = await site.until("gone", lambda found: bool(found["error"]))
+                assert gone["queued"] == {"alarm": 1}
+                assert "No such file" in gone["error"]
+                tried = await commands.ask(site.plant, "forward", "test", {}, "anna", 40)
+                assert tried.result["cloud"]["works"]
+                assert not tried.result["gone"]["works"]
+
+    play(scenario)
+
+
+# Webhooks
+
+
+class Server:
+    """A web server that says what it is told to say."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.heads: list[str] = []
+        self.refuse = ""  # a body with this text gets a 422
+        self.came = asyncio.Event()
+        self.url = ""
+
+    @asynccontextmanager
+    async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        port = server.sockets[0].getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://localhost:{port}/hook"
+        async with server:
+            yield
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                size = int(next(line for line in head.splitlines() if line.lower().startswith("content-length"))[15:])
+                body = await reader.readexactly(size)
+                status = self.answers.pop(0) if self.answers else 204
+                status = 422 if self.refuse and self.refuse.encode() in body else status
+                if status < 300:
+                    self.bodies.append(json.loads(body))
+                    self.heads.append(head)
+                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode())
+                self.came.set()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def events(self, count: int) -> list[dict[str, Any]]:
+        while len(found := [event for body in self.bodies for event in body["events"]]) < count:
+            self.came.clear()
+            await self.came.wait()
+        return found
+
+
+_TOKEN = '{vault = "http/token"}'
+HTTP = f'[forward.http]\nurl = "URL"\nbearer = {_TOKEN}\nsecret = {_TOKEN}\nkinds = ["reading"]\n'
+
+
+def test_a_webhook_gets_events_in_order_and_once_whatever_it_answers(play: Play) -> None:
+    async def scenario(site: Site) -> None:
+        server = Server()
+        server.answers = [500, 429, 204]
+        async with server.listening(), site.forwarding(HTTP.replace("URL", server.url)):
+            site.plant.publish_many([site.reading(number) for number in range(5)])
+            found = await server.events(5)
+            assert [event["values"]["n"] for event in found] == [0, 1, 2, 3, 4]
+            assert found[0]["topic"] == "reading/line1/pump"
+            assert "Authorization: Bearer hush" in server.heads[0]
+            assert "X-Millwright-Signature: sha256=" in server.heads[0]
+
+    play(scenario)
+
+
+def test_what_a_webhook_will_never_take_is_left_out_and_counted(play: Play) -> None:
+    async def scenario(site: Site) -> None:
+        server = Server()
+        server.refuse = '"n":2.0'
+        async with server.listening(), site.forwarding(HTTP.replace("URL", server.url)):
+            site.plant.publish_many([site.reading(number) for number in range(5)])
+            found = await server.events(4)
+            assert [event["values"]["n"] for event in found] == [0, 1, 3, 4]
+            told = await site.until("http", lambda found: found["dropped"].get("refused") == 1)
+            assert told["queued"] == {}
+
+    play(scenario)
+
+
+def test_an_expired_certificate_is_told_with_its_remedy(play: Play, tmp_path: Path) -> None:
+    async def scenario(site: Site) -> None:
+        server = Server()
+        async with server.listening(expired(tmp_path)):
+            text = HTTP.replace("URL", server.url) + f'ca_file = "{tmp_path}/server.pem"\n'
+            async with site.forwarding(text):
+                told = await site.until("http", lambda found: found["line"] == "waiting")
+                assert "certificate has expired" in told["error"]
+                assert "clock" in told["error"]
+
+    play(scenario)
+
+
+def expired(folder: Path) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    begin = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(begin)
+        .not_valid_after(begin + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ) + certificate.public_bytes(serialization.Encoding.PEM)
+    (folder / "server.pem").write_bytes(pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    return context
+
+
+def test_bad_configurations_are_told_with_their_line() -> None:
+    for text, word in (
+        ("[forward.mqt]\n", "did you mean 'mqtt'"),
+        ('[forward.mqtt]\nurl = "x"\nprefiks = "a"\n', "box.toml:3"),
+        ('[[forward.mqtt]]\nurl = "a"\n[[forward.mqtt]]\nurl = "b"\n', "two destinations are called 'mqtt'"),
+        ('[forward.http]\nurl = "ftp://x"\n', "no URL of the web"),
+        ('[forward.mqtt]\nurl = "unix:/x"\nmasking = {kinds = {phone = "token"}}\n', "no key for them"),
+        ('[forward.mqtt]\nurl = "unix:/x"\npassword = "clear"\n', "a secret stands here in clear"),
+    ):
+        document = Document("box.toml", text)
+        config = Config(forward=document.tables["forward"])
+        with pytest.raises(ConfigError) as raised:
+            forwarding.build(config, document, lambda _: MqttBus("unix:/x"), _no_vault)
+        assert word in str(raised.value)
+
+
+async def _no_vault(_: VaultName) -> bytes:
+    raise BusError("there is no vault")
