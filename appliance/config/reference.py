@@ -19,10 +19,9 @@ def markdown(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]]) -> str:
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             parts += section(field.encode_name, inner) + _of_plugins(plugins, field.encode_name)
     parts += section("[limits]", Limit)
-    parts += ["## [connectors]", "", *_described(Config, "connectors"), ""]
-    parts += _of_plugins(plugins, "connectors")
-    parts += ["## [forward]", "", *_described(Config, "forward"), ""]
-    return "\n".join(parts + _of_plugins(plugins, "forward"))
+    for title in ("dialects", "connectors", "forward"):
+        parts += [f"## [{title}]", "", *_described(Config, title), "", *_of_plugins(plugins, title)]
+    return "\n".join(parts)
 
 
 def _of_plugins(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]], title: str) -> list[str]:

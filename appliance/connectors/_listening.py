@@ -4,7 +4,6 @@ Each dialect has a session of its own, because its filters may overlap with thos
 later are subscribed in the same session.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -12,16 +11,16 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from appliance.connectors._pace import REAL, Time
+from appliance.connectors._streams import Streams
 from appliance.connectors.dialects._devices import Devices, Limits
 from appliance.connectors.dialects.port import Dialect, Listen, Outcome, Request
 from appliance.connectors.port import Arrival
-from appliance.errors import BusError, ConnectorError, EventError, MillwrightError
+from appliance.errors import BusError, EventError
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Device
 
 log = logging.getLogger(__name__)
 
-WAITING = 64  # batches for whoever reads them; beyond, the broker is read no further
 MAX_FILTERS = 20_000  # of a dialect
 MAX_REQUESTS = 1000  # published after one batch
 
@@ -81,12 +80,11 @@ class Listening:
         self._dialects, self._open, self._time = dialects, open_line, time
         self._limits, self._known = limits or Limits(), known
         self._voices: list[_Voice] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._queue: asyncio.Queue[list[Arrival] | MillwrightError] = asyncio.Queue(WAITING)
+        self._streams = Streams(self.ledger)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._stack, self._queue = AsyncExitStack(), asyncio.Queue(WAITING)
+        self._stack, self._streams = AsyncExitStack(), Streams(self.ledger)
         try:
             for dialect in self._dialects:
                 line = self._open()
@@ -106,13 +104,8 @@ class Listening:
     ) -> None:
         await self._close()
 
-    async def __aiter__(self) -> AsyncIterator[list[Arrival]]:
-        while True:
-            found = await self._queue.get()
-            if isinstance(found, MillwrightError):
-                raise ConnectorError(found.message, found.remedy)
-            self.ledger.processed += len(found)
-            yield found
+    def __aiter__(self) -> AsyncIterator[list[Arrival]]:
+        return self._streams.read()
 
     def command(self, verb: str, args: dict[str, Any]) -> dict[str, Any] | None:
         """`write` with asset, point and value; `forget` with asset."""
@@ -134,9 +127,7 @@ class Listening:
         if not new or len(voice.filters) + len(new) > MAX_FILTERS:
             return
         voice.filters.update(new)
-        task = asyncio.create_task(self._hear(voice, new), name=f"listening {voice.dialect.name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._streams.start(self._hear(voice, new), f"listening {voice.dialect.name}")
 
     async def _hear(self, voice: _Voice, filters: tuple[str, ...]) -> None:
         try:
@@ -150,9 +141,6 @@ class Listening:
                     self._listen(voice, (one,))
                 return
             log.warning("%s is not heard at %s: %s", voice.dialect.name, ", ".join(filters)[:200], error.message)
-        except Exception as error:
-            log.exception("%s failed by a defect", voice.dialect.name)
-            await self._queue.put(ConnectorError(f"{voice.dialect.name} failed by a defect: {error}"[:500]))
 
     async def _take(self, voice: _Voice, batch: Sequence[Heard]) -> None:
         arrivals: list[Arrival] = []
@@ -169,8 +157,7 @@ class Listening:
             arrivals += voice.devices.take(said, now)
         self._listen(voice, wanted)
         self._publish(voice, requests[:MAX_REQUESTS])
-        if arrivals:
-            await self._queue.put(arrivals)
+        await self._streams.put(arrivals)
 
     def _understood(self, voice: _Voice, message: Heard, now: int) -> Sequence[Outcome]:
         try:
@@ -188,13 +175,6 @@ class Listening:
                 log.warning("%s: %s", voice.dialect.name, error.message)
 
     async def _close(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._streams.close()
         self._voices.clear()
-        while not self._queue.empty():
-            left = self._queue.get_nowait()
-            if isinstance(left, list):
-                self.ledger.drop("stopped", "what was heard and not yet read", len(left))
         await self._stack.aclose()

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import textwrap
 import tomllib
 from collections.abc import AsyncIterator, Callable
@@ -12,10 +13,12 @@ from typing import Any, Self
 
 import msgspec
 import pytest
+from pymodbus.datastore import ModbusDeviceContext, ModbusSequentialDataBlock, ModbusServerContext
+from pymodbus.server import ModbusTcpServer
 
 from appliance import connectors, plugins
 from appliance.bus.memory import MemoryBroker, MemoryBus
-from appliance.connectors import mqtt
+from appliance.connectors import modbus, mqtt
 from appliance.connectors._pace import Leaping
 from appliance.connectors.port import Arrival, Connector
 from appliance.events import codec, topics
@@ -92,7 +95,28 @@ def listening(_: Path) -> Connector:
     return WithPeer(mqtt.create(settings, lambda: MemoryBus(broker), leap.time()), peer)
 
 
-MAKERS: dict[str, Callable[[Path], Connector]] = {"mqtt": listening}  # those that need more than settings
+def polling(_: Path) -> Connector:
+    """A slave of Modbus in this process."""
+    leap, free = Leaping(), socket.create_server(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+    free.close()
+
+    @asynccontextmanager
+    async def peer() -> AsyncIterator[None]:
+        zeros = {name: ModbusSequentialDataBlock(1, [0] * 10) for name in ("ir", "hr", "di", "co")}
+        server = ModbusTcpServer(ModbusServerContext(ModbusDeviceContext(**zeros)), address=("127.0.0.1", port))
+        await server.serve_forever(background=True)
+        yield
+        await server.shutdown()
+
+    one = {"asset": "line1/meter", "host": "127.0.0.1", "port": port, "points": [{"name": "p", "address": 1}]}
+    return WithPeer(modbus.create(msgspec.convert({"slaves": [one]}, modbus.Settings), leap.time()), peer)
+
+
+MAKERS: dict[str, Callable[[Path], Connector]] = {
+    "modbus": polling,
+    "mqtt": listening,
+}  # those that need more than settings
 
 
 @pytest.fixture(params=NAMES)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from appliance import plugins
+from appliance import channels, plugins
 from appliance.cli.config import effective, problems, reference, toml
 from appliance.config import schema, secrets
 from appliance.config.document import Document
@@ -344,9 +344,10 @@ class TestReference:
 
     def test_every_key_is_there_with_a_meaning(self) -> None:
         rows = [line for line in reference().splitlines() if line.startswith("| `")]
-        described = {title: kind for title, kind in SECTIONS.items() if title not in ("vault", "log")}
+        described = {title: kind for title, kind in SECTIONS.items() if title not in ("vault", "devices", "log")}
         bound = [plugins.load(BACKENDS, name).Settings for name in plugins.names(BACKENDS)]
-        tail = [schema.Vault, *bound, schema.Log, schema.Limit, *declared().values()]
+        found = [*dialects.declared().values(), *declared().values(), *channels.declared().values()]
+        tail = [schema.Vault, *bound, schema.Devices, schema.Log, schema.Limit, *found]
         settings = [*described.values(), *tail]
         keys = [key for kind in settings for key in kind.__struct_fields__]
         assert [row.split("`")[1] for row in rows] == keys
