@@ -118,6 +118,7 @@ class Update:
         self._turn = asyncio.Lock()  # one at a time deals with the installer
         self._progress: tuple[int, int] | None = None  # of the step that is under way
         self._sticks: list[Path] = []
+        self._receipts: dict[str, Receipt] = {}  # of what has ended since the start, and before
 
     async def run(self, pulse: Pulse) -> None:
         with in_words():
@@ -176,7 +177,7 @@ class Update:
         if not self._offers.known:
             return
         book, sticks = self._installer.book, self._sticks
-        receipts = {f"{one.order.id} {one.step}": found for one in book.history if (found := self._receipt(one)) is not None}
+        receipts = {_end_of(one): found for one in book.history if (found := self._receipt(one)) is not None}
         try:
             left = await aside(lambda: self._owed.settle(receipts, sticks), "update receipts")
         except OtaError as error:
@@ -186,9 +187,16 @@ class Update:
             log.info("a receipt was left: %s", path)
 
     def _receipt(self, one: Installation) -> Receipt | None:
-        current = self._library.current(one.order.name)
-        runs = current.name if current is not None else ""
-        return installations.receipt(one, self._offers.device, self._offers.snapshot(), runs)
+        """Made once: what the box knew, and ran, when it had ended."""
+        key = _end_of(one)
+        if key not in self._receipts:
+            current = self._library.current(one.order.name)
+            runs = current.name if current is not None else ""
+            found = installations.receipt(one, self._offers.device, self._offers.snapshot(), runs)
+            if found is None:
+                return None
+            self._receipts[key] = found
+        return self._receipts[key]
 
     # ---- what is offered -------------------------------------------------------------------------------------------
 
@@ -388,6 +396,11 @@ class Update:
     def _tell(self) -> None:
         if self._board.tell(self._installer.book):
             self._status.publish()
+
+
+def _end_of(one: Installation) -> str:
+    """What has been confirmed may be rolled back later: that is another end."""
+    return f"{one.order.id} {one.step}"
 
 
 def _pause(poll_s: float, failures: int) -> float:
