@@ -15,7 +15,7 @@ from appliance.config import schema, secrets
 from appliance.config.document import Document
 from appliance.config.schema import Config
 from appliance.config.secrets import VaultName
-from appliance.connectors import configured, declared
+from appliance.connectors import configured, declared, dialects
 from appliance.errors import ConfigError
 
 BACKENDS = "appliance.vault.backends"
