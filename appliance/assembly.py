@@ -271,7 +271,7 @@ def _detect(config: Config, document: Document) -> Service:
     settings = config.detect
     choice = detector_choice(config)
     runner, trouble = choice.open_first()
-    roster = Roster(choice, runner, trouble)
+    roster = Roster(choice, runner, trouble, settings.contest)
     limits = DetectorSettings(
         settings.hop,
         settings.max_assets,

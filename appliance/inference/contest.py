@@ -104,6 +104,12 @@ class Contest:
             record.fault += fault
             record.normal += not fault
 
+    def copy(self) -> "Contest":
+        """For who looks at it while the models go on."""
+        copied = Contest(self.pair, self._limit)
+        copied.records = {asset: msgspec.structs.replace(record) for asset, record in self.records.items()}
+        return copied
+
     def snapshot(self) -> dict[str, Any]:
         return {"pair": msgspec.to_builtins(self.pair), "records": msgspec.to_builtins(self.records)}
 

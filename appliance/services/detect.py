@@ -279,6 +279,8 @@ class Detect:
         await self._save()
         for change in answer.changes:
             self._annunciator.publish(change)
+        if answer.changes and self._roster is not None:
+            self._roster.contests.said(answer.asset, verdict)
         if answer.label is not None:
             self._annunciator.publish_label(answer.asset, answer.label)
         return answer.result
@@ -323,6 +325,8 @@ class Detect:
                     "rounds": self._rounds.snapshot(),
                     "feedback": self._feedback.snapshot(),
                 }
+                if self._roster is not None:
+                    state["contest"] = self._roster.contests.snapshot()
             await self._write(self._state_file, state)
 
     async def _write(self, path: Path, state: dict[str, Any]) -> None:
@@ -351,6 +355,8 @@ class Detect:
         self._detector.restore(state["detector"])
         self._book.restore(state["alarms"])
         self._writes = int(state.get("write", 0))
+        if self._roster is not None:
+            self._roster.contests.restore(state.get("contest"))
         if "rounds" in state:  # a release before this one did without
             self._rounds.restore(state["rounds"])
             self._feedback.restore(state["feedback"])

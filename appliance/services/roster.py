@@ -7,6 +7,8 @@ previous   stays open: the way back takes no compiling
 command/detect/prepare/<id>   {bundle}                      open it, beside what runs
 command/detect/compare/<id>   {bundle, trusted, criteria}   it judges what the running one judges, and is compared
 command/detect/drop/<id>      {}                            nothing is compared any more
+
+Where nothing is beside, two models may judge, each its share of the assets: `contests.py`.
 """
 
 import asyncio
@@ -17,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.config.schema import Contest as ContestSettings
 from appliance.errors import InferenceError, ModelError
 from appliance.events.schema import Command
 from appliance.inference import comparison
@@ -25,9 +28,11 @@ from appliance.inference.comparison import Criteria, Finding
 from appliance.inference.detector.detector import Detector
 from appliance.inference.detector.shadow import Shadow
 from appliance.services import commands
+from appliance.services.contests import Contests
 
 log = logging.getLogger(__name__)
 
+NO_CONTEST = ContestSettings()
 LOOK_S = 1.0  # between two looks at the library
 
 
@@ -79,8 +84,11 @@ class Comparison:
 class Roster:
     """The detector's Computer is whatever runs."""
 
-    def __init__(self, choice: Choice, running: Runner, trouble: str = "") -> None:
+    def __init__(
+        self, choice: Choice, running: Runner, trouble: str = "", contest: ContestSettings = NO_CONTEST
+    ) -> None:
         self._choice, self._running, self._trouble = choice, running, trouble
+        self.contests = Contests(contest, choice)
         self._beside: Runner | None = None
         self._previous: Runner | None = None
         self._comparison: Comparison | None = None
@@ -106,12 +114,22 @@ class Roster:
 
     @property
     def slow(self) -> bool:
-        return any(runner.computer.slow for runner in (self._running, self._beside) if runner is not None)
+        judging = self._running, self._beside, self.contests.runner
+        return any(runner.computer.slow for runner in judging if runner is not None)
 
     def close(self) -> None:
-        for runner in {self._running, self._beside, self._previous} - {None}:
-            assert runner is not None
+        for runner in self._held():
             runner.computer.close()
+
+    def _held(self) -> set[Runner]:
+        """All that are open."""
+        held = {self._running, self._beside, self._previous, self.contests.runner}
+        return {runner for runner in held if runner is not None}
+
+    async def _close(self, runner: Runner | None) -> None:
+        """One that was let go of, unless it is needed in another place."""
+        if runner is not None and runner not in self._held():
+            await asyncio.to_thread(runner.computer.close)
 
     def attach(self, detector: Detector, judging: asyncio.Lock) -> None:
         """`judging` is held while the detector is at work."""
@@ -126,10 +144,16 @@ class Roster:
                 await self._follow()
                 seen = stamp
             await self._weigh()
+            await self._contend()
             await asyncio.sleep(LOOK_S)
 
     def handlers(self) -> dict[str, commands.Handler]:
-        return {"prepare": self._prepare, "compare": self._compare, "drop": self._drop}
+        return {
+            "prepare": self._prepare,
+            "compare": self._compare,
+            "drop": self._drop,
+            "contest": self.contests.report,
+        }
 
     def describe(self) -> dict[str, Any]:
         running = self._running
@@ -145,6 +169,8 @@ class Roster:
             told["previous"] = self._previous.bundle
         if self._beside is not None:
             told["prepared"] = self._beside.bundle
+        if contest := self.contests.describe(self._detector.succession):
+            told["contest"] = contest
         if self._trouble:
             told["choice_trouble"] = self._trouble
         if self._comparison is not None:
@@ -200,12 +226,11 @@ class Roster:
             "%s %s judges from now on, %.1f ms; %s assets known", successor.name, successor.version, self._gap_ms, known
         )
         for runner in gone:
-            assert runner is not None
-            await asyncio.to_thread(runner.computer.close)
+            await self._close(runner)
 
     async def _opened(self, folder: Path) -> Runner:
-        for runner in (self._running, self._beside, self._previous):
-            if runner is not None and runner.folder == folder:
+        for runner in self._held():
+            if runner.folder == folder:
                 return runner
         return await asyncio.to_thread(self._choice.open, folder)
 
@@ -257,8 +282,19 @@ class Roster:
             self._detector.succession.drop()
             self._comparison = None
             beside, self._beside = self._beside, None
-        if beside is not None and beside is not self._previous:
-            await asyncio.to_thread(beside.computer.close)
+        await self._close(beside)
+
+    async def _contend(self) -> None:
+        """Where nothing is prepared or compared, and no change is under way."""
+        if self._opening.locked() or self._beside is not None or self._comparison is not None:
+            return
+        if self._detector.succession.changing:
+            return
+        async with self._opening:
+            before = self.contests.runner
+            await self.contests.keep(self._detector.succession, self._judging, self._running, self._opened)
+            if before is not self.contests.runner:
+                await self._close(before)
 
     async def _weigh(self) -> None:
         compared, shadow = self._comparison, self._detector.succession.shadow
