@@ -271,7 +271,7 @@ def _detect(config: Config, document: Document) -> Service:
     settings = config.detect
     choice = detector_choice(config)
     runner, trouble = choice.open_first()
-    roster = Roster(choice, runner, trouble, settings.contest)
+    roster = Roster(choice, runner, trouble, config.contest)
     limits = DetectorSettings(
         settings.hop,
         settings.max_assets,

@@ -2,7 +2,7 @@
 
 Name the second one in the configuration, and start `detect` again:
 
-    [detect.contest]
+    [contest]
     model = "pump@1.3.0"
     share_percent = 50
 

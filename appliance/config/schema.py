@@ -105,19 +105,6 @@ class Broker(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 5
 
 
-class Contest(Struct, frozen=True, forbid_unknown_fields=True):
-    """A second model that judges a share of the assets, to be compared with the first one: `millwright contest`."""
-
-    model: Annotated[
-        str,
-        Meta(description="A name of `millwright models list`, `name@version` or a hash. Empty: there is no contest."),
-    ] = ""
-    share_percent: Annotated[
-        float, Meta(ge=0, le=100, description="Of the assets, that it judges; which ones is drawn by `salt`.")
-    ] = 50.0
-    salt: Annotated[str, Meta(max_length=64, description="Another text is another draw, and begins anew.")] = "1"
-
-
 class Detect(Struct, frozen=True, forbid_unknown_fields=True):
     """How readings are judged."""
 
@@ -181,9 +168,19 @@ class Detect(Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_s: Annotated[
         int, Meta(ge=1, le=3600, description="How often what was learned is written to disk (and at each alarm).")
     ] = 30
-    contest: Annotated[Contest, Meta(description="Two models, each on its share of the assets.")] = field(
-        default_factory=Contest
-    )
+
+
+class Contest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A second model that judges a share of the assets, to be compared with the first one: `millwright contest`."""
+
+    model: Annotated[
+        str,
+        Meta(description="A name of `millwright models list`, `name@version` or a hash. Empty: there is no contest."),
+    ] = ""
+    share_percent: Annotated[
+        float, Meta(ge=0, le=100, description="Of the assets, that it judges; which ones is drawn by `salt`.")
+    ] = 50.0
+    salt: Annotated[str, Meta(max_length=64, description="Another text is another draw, and begins anew.")] = "1"
 
 
 class Limit(Struct, frozen=True, forbid_unknown_fields=True):
@@ -417,6 +414,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     bus: Bus = field(default_factory=Bus)
     broker: Broker = field(default_factory=Broker)
     detect: Detect = field(default_factory=Detect)
+    contest: Contest = field(default_factory=Contest)
     limits: Annotated[list[Limit], Meta(description="Declared ranges of points.")] = field(default_factory=list)
     infer: Infer = field(default_factory=Infer)
     update: Update = field(default_factory=Update)

@@ -1,4 +1,4 @@
-"""Keeps a contest of two models going, as `[detect.contest]` declares it, whenever nothing else is beside the model
+"""Keeps a contest of two models going, as `[contest]` declares it, whenever nothing else is beside the model
 that runs: an installation comes first. Then the second model learns the assets again, and what was counted stays.
 
 command/detect/contest/<id>   {}   what was counted so far, side by side, and what may be concluded
@@ -72,7 +72,7 @@ class Contests:
             reason = self._trouble or "nothing was counted yet"
             raise ModelError(
                 f"there is no contest: {reason if self._settings.model else 'none is declared'}",
-                "Name a second model: model in [detect.contest].",
+                "Name a second model: model in [contest].",
             )
         found = await asyncio.to_thread(contest.report, self._contest.copy())
         return {**msgspec.to_builtins(found), "model": self._settings.model, "trouble": self._trouble}
@@ -102,7 +102,7 @@ class Contests:
     async def _second(self, succession: Succession, running: Runner, opened: Open) -> Runner:
         folder = self._choice.library.find(self._settings.model).folder
         if folder == running.folder:
-            raise ModelError(f"{self._settings.model} judges all assets already", "Name another in [detect.contest].")
+            raise ModelError(f"{self._settings.model} judges all assets already", "Name another in [contest].")
         runner = await opened(folder)
         succession.check(runner)
         return runner

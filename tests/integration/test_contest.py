@@ -23,7 +23,7 @@ def begun(box: "Box", second: str = "waves@2.0.0", salt: str = "1", share: float
 
     with box.config.open("a") as file:
         file.write('[detect]\nmodel = "waves@1.0.0"\ndevice = "CPU"\n')
-        file.write(f'[detect.contest]\nmodel = "{second}"\nsalt = "{salt}"\nshare_percent = {share}\n')
+        file.write(f'[contest]\nmodel = "{second}"\nsalt = "{salt}"\nshare_percent = {share}\n')
     library = assembly.library(load(box.config)[0])
     folders = [
         bundles.waves(box.folder / f"draft-{version}", version, waves, "")
@@ -124,4 +124,4 @@ def test_without_a_contest_the_command_says_how_to_begin_one(box: "Box", capsys:
             return await asyncio.to_thread(main, ["--config", str(box.config), "contest"])
 
     assert asyncio.run(scenario()) == 1
-    assert "[detect.contest]" in capsys.readouterr().err
+    assert "[contest]" in capsys.readouterr().err

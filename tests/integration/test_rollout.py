@@ -1,6 +1,5 @@
 """A fleet in one process: a bad model gets no further than its first wave, and a good one reaches everybody."""
 
-
 import pytest
 
 from tools.rollout.main import DAY, Result, Scenario, simulate
