@@ -1,0 +1,90 @@
+"""A box that was set up, copies of it to be broken, and how an update is written and tried on them."""
+
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tools.imaging.machine import Machine, Running
+
+OLD, NEW = "1.0", "1.1"
+STAGED = "/var/lib/millwright/os/staged"
+FEW_MINUTES = 900.0
+LONG = 3000.0  # three boots that fail, and one that does not
+MODHEX = "[cbdefghijklnrtuv]{8}"
+
+
+@dataclass(frozen=True)
+class Box:
+    """It runs on no machine at present; tests work on copies of it."""
+
+    machine: Machine
+    recovery_key: str
+    machine_id: str
+
+    def copy(self, name: str) -> Machine:
+        folder = self.machine.folder.with_name(name)
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+        folder.mkdir()
+        for part in (self.machine.disk, "vars.fd", "tpm"):
+            subprocess.run(["cp", "-r", "--sparse=always", str(self.machine.folder / part), str(folder)], check=True)
+        return replace(self.machine, folder=folder)
+
+
+def set_up(running: Running) -> Box:
+    """From its first boot to its end, with something on it to lose."""
+    running.wait_probe()
+    running.run("systemctl is-system-running --wait", FEW_MINUTES)
+    running.check("echo kept >/var/lib/millwright/os/witness; sync")
+    key, machine_id = recovery_key(running), running.check("cat /etc/machine-id")
+    running.shut_down()
+    return Box(running.machine, key, machine_id)
+
+
+def recovery_key(running: Running) -> str:
+    """Of the disk, as the console showed it."""
+    return running.wait_for(rf"\b({MODHEX}(?:-{MODHEX}){{7}})\b", 120)[1]
+
+
+def with_stick(machine: Machine, folder: Path) -> Machine:
+    """With the files of `folder` on a second disk: an ext4 file system that is made without mounting."""
+    disk = machine.folder / "stick.raw"
+    subprocess.run(["truncate", "-s", "3G", str(disk)], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-L", "parts", "-d", str(folder), str(disk)], check=True)
+    drive = f"if=none,id=stick,format=raw,readonly=on,file={disk}"
+    return replace(machine, extra=("-drive", drive, "-device", "virtio-blk-pci,drive=stick"))
+
+
+def write(running: Running) -> None:
+    """As `millwright update os apply` does once it has verified all parts: into the slot that does not run."""
+    stage(running)
+    running.check(f"/usr/lib/systemd/systemd-sysupdate --verify=no update {NEW}", FEW_MINUTES)
+    entries = running.check("ls $(bootctl --print-boot-path)/EFI/Linux")
+    assert f"millwright_{NEW}+3-0.efi" in entries.split(), entries
+
+
+def stage(running: Running) -> None:
+    running.check("mkdir -p /run/parts; mount -o ro /dev/disk/by-label/parts /run/parts")
+    running.check(f"cp --sparse=always /run/parts/*.raw /run/parts/*.efi {STAGED}/", FEW_MINUTES)
+
+
+def restarted(running: Running) -> None:
+    """Until a system is up again, whichever: firmware and boot loader may go round several times."""
+    start = len(running.console())
+    running.run("nohup systemctl reboot >/dev/null 2>&1 &", 60)
+    running.wait_for("BdsDxe: starting", FEW_MINUTES, start)
+    running.wait_probe(LONG)
+    running.run("systemctl is-system-running --wait", FEW_MINUTES)
+
+
+def version(running: Running) -> str:
+    return running.check(". /etc/os-release; echo $IMAGE_VERSION").strip()
+
+
+def stands_on_old(running: Running) -> None:
+    """The old system runs, whole; the new one was not taken for good."""
+    assert version(running) == OLD
+    assert running.run("systemctl is-system-running").text.strip() == "running"
+    assert running.check("cat /var/lib/millwright/os/witness").strip() == "kept"
+    entries = running.check("ls $(bootctl --print-boot-path)/EFI/Linux").split()
+    assert f"millwright_{OLD}.efi" in entries
+    assert f"millwright_{NEW}.efi" not in entries, "it was blessed"
