@@ -110,7 +110,12 @@ class Analysis:
     """One tensor pair; `inputs.offset` is the new tensor's."""
 
     def __init__(
-        self, inputs: Inputs, new: Tensor, old: Tensor | None, hinted: Hinted | None = None, merged: Merged | None = None
+        self,
+        inputs: Inputs,
+        new: Tensor,
+        old: Tensor | None,
+        hinted: Hinted | None = None,
+        merged: Merged | None = None,
     ) -> None:
         self.inputs, self.hinted, self.kind, self.merged = inputs, hinted, new.kind, merged
         shape = shape_of(new)

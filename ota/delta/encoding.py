@@ -91,6 +91,15 @@ class Encoded:
         shares = self._book.tables.frequencies[self._book.chosen.reshape(-1)[used]] / rans.TOTAL
         return float(-(counts[used] * np.log2(np.maximum(shares, 1 / rans.TOTAL))).sum())
 
+    def entropy(self) -> float:
+        """Bytes of the residuals and of what zstd packed, if all that tells how to read them cost nothing."""
+        counts = self._spool.counts.reshape(tokens.FAMILIES, tokens.CONTEXTS, rans.SYMBOLS)
+        told = counts[tokens.META].sum(axis=0) @ tokens.WIDTHS.astype(np.int64)
+        known = counts[tokens.META + 1 :].astype(np.float64)
+        total = known.sum(axis=-1)
+        bits = (total * np.log2(np.maximum(total, 1))).sum() - (known * np.log2(np.maximum(known, 1))).sum()
+        return float(bits + self._spool.raw_bits - told) / 8 + sum(len(piece.blob) for piece in self._pieces)
+
     def segments(self) -> Iterator[Segment]:
         """In the order in which they are to be decoded: copies first, for scales may be among them."""
         for start in range(0, len(self._copies), MAX_PARTS):

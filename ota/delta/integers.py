@@ -14,7 +14,8 @@ from ota.delta.tensors import Kind
 
 Array = NDArray[Any]
 Ordered = NDArray[np.int32]
-HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+with np.errstate(invalid="ignore"):  # some machines tell of NaN
+    HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 FRACTIONS = 128  # steps of half a cell in which the distance to its middle is told
 
 

@@ -1,11 +1,15 @@
 """Patches between model versions: ours beside zstd --patch-from, bsdiff, xdelta3, HDiffPatch and whole zstd.
 
-tools/bench delta [--only WORD]... [--folder FOLDER] [--no-large] [--json FILE]
+tools/bench delta [--quick] [--only WORD]... [--folder FOLDER] [--no-large] [--json FILE] [--results]
 
 The versions are trained here (see `versions`), and those in ../shared/data/models are taken where they are. Every patch
-is applied and compared with the new version byte by byte. Sizes are of patch files; times are wall clock and, like peak
-memory, of one process for each tool and step, the start of the interpreter included for ours and HDiffPatch. FOLDER
-keeps the versions, and finds those it has kept.
+is applied and compared with the new version byte by byte. Sizes are of patch files; times are seconds of CPU in user
+mode, of one process for each tool and step and of those that it starts, the start of the interpreter included for ours
+and HDiffPatch; making includes that ours applies its patch once. FOLDER keeps the versions and what other tools made of
+them, and finds those it has kept.
+
+--quick trains but the smaller network, for a few steps, and leaves out the file of two gigabytes: two or three minutes,
+and figures that say little. The whole takes some twenty minutes. --results writes ota/delta/RESULTS.md.
 """
 
 import argparse
@@ -17,79 +21,64 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ota.delta import container
 from ota.delta.files import File
-from tools.benchmarks.figures import Goal, median
+from tools.benchmarks import bounds, delta_report
+from tools.benchmarks.delta_report import MB, OURS, WHOLE, Report, Result, Run
+from tools.benchmarks.figures import median
 from tools.benchmarks.pairs import Pair, large, pairs
 
 ROOT = Path(__file__).parents[2]
-OURS, WHOLE = "ours", "zstd whole"
-MB = 1e6
+RESULTS = ROOT / "ota" / "delta" / "RESULTS.md"
 ROUNDS = 3  # of a rate
-
-
-@dataclass
-class Run:
-    """What one tool did with one pair; bytes, seconds, bytes."""
-
-    size: int
-    make_s: float
-    apply_s: float
-    make_peak: int
-    apply_peak: int
-
-
-@dataclass
-class Result:
-    pair: Pair
-    new_size: int
-    runs: dict[str, Run] = field(default_factory=dict)
-    envelope: int = 0  # bytes of our header, manifest and index
-
-    @property
-    def best(self) -> str:
-        return min((name for name in self.runs if name != OURS), key=lambda name: self.runs[name].size)
-
-    @property
-    def ratio(self) -> float:
-        """What every patch begins with is no part of it: it has a goal of its own."""
-        return (self.runs[OURS].size - self.envelope) / self.runs[self.best].size
 
 
 def main(argv: Sequence[str]) -> int:
     options = _options(argv)
     if options.role:
-        print(_rate(*map(Path, options.role)))
+        print(_ROLES[options.role[0]](*map(Path, options.role[1:])))
         return 0
     _install_peers()
     with tempfile.TemporaryDirectory(prefix="mw-bench-") as scratch:
-        kept = options.folder or Path(scratch) / "versions"
-        kept.mkdir(parents=True, exist_ok=True)
-        wanted = list(pairs(kept, options.only, _say))
-        results = [_compared(pair, Path(scratch)) for pair in wanted]
-        rates = {True: _rates(results, Path(scratch), True), False: _rates(results, Path(scratch), False)}
-        overhead = _overhead(Path(scratch))
-        big = None if options.no_large else _large(Path(scratch))
-    goals = [*_goals(results), *_other_goals(results, rates, overhead, big)]
-    _show(results, rates, big, goals)
+        report = _measure(options, Path(scratch))
+    print(report.text())
     if options.json:
-        options.json.write_text(json.dumps(_plain(results, rates, overhead, big, goals), indent=2) + "\n")
-    return 0 if all(goal.met is not False for goal in goals) else 1
+        options.json.write_text(json.dumps(report.plain(), indent=2) + "\n")
+    if options.results:
+        RESULTS.write_text(report.markdown())
+    return 0 if all(goal.met is not False for goal in report.goals()) else 1
+
+
+def _measure(options: argparse.Namespace, scratch: Path) -> Report:
+    began = time.monotonic()
+    kept = options.folder or scratch / "versions"
+    kept.mkdir(parents=True, exist_ok=True)
+    results = [_compared(pair, kept, scratch) for pair in list(pairs(kept, options.only, _say, options.quick))]
+    rated = [result for result in results if result.pair.rated]
+    rounds = 1 if options.quick else ROUNDS
+    return Report(
+        results=results,
+        rates={name: [_rate_of(result, scratch, name, rounds) for result in rated] for name in delta_report.DECODERS},
+        overhead=_overhead(scratch),
+        large=None if options.no_large or options.quick else _large(scratch),
+        seconds=time.monotonic() - began,
+    )
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/bench delta", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="little training, few pairs: minutes")
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help="pairs whose name has the word")
-    parser.add_argument("--folder", type=Path, metavar="FOLDER", help="keep the versions here, and find them here")
+    parser.add_argument("--folder", type=Path, metavar="FOLDER", help="keep versions and what others make of them here")
     parser.add_argument("--no-large", action="store_true", help="leave out the file of two gigabytes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
-    parser.add_argument("--role", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--results", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}, too")
+    parser.add_argument("--role", nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -150,35 +139,65 @@ def _ours(pair: Pair) -> tuple[Command, Command]:
     )
 
 
-def _compared(pair: Pair, scratch: Path) -> Result:
-    result = Result(pair, pair.new.stat().st_size)
-    for name, (make, apply) in {**TOOLS, OURS: _ours(pair)}.items():
-        patch, given = scratch / f"{pair.name}.{name}", scratch / "given"
-        given.unlink(missing_ok=True)
-        make_s, make_peak = _measured(make(pair.old, pair.new, patch))
-        apply_s, apply_peak = _measured(apply(pair.old, given, patch))
-        if given.read_bytes() != pair.new.read_bytes():
-            raise SystemExit(f"{name} did not give {pair.new} back")
-        result.runs[name] = Run(patch.stat().st_size, make_s, apply_s, make_peak, apply_peak)
-        if name != OURS:
-            patch.unlink()
-    with File(patch) as written:
+def _compared(pair: Pair, kept: Path, scratch: Path) -> Result:
+    runs = _peers(pair, kept, scratch) | {OURS: _run(OURS, *_ours(pair), pair, scratch)}
+    result = Result(pair, pair.new.stat().st_size, runs)
+    with File(_patch(pair, OURS, scratch)) as written:
         result.envelope = container.read(written, written.size).begin
-    ours = result.runs[OURS]
-    _say(f"{pair.name:<22} ours {ours.size:>9,}  {result.best} {result.runs[result.best].size:>9,}  {result.ratio:.3f}")
+    words = [pair.old, pair.new, *([pair.factors] if pair.factors else [])]
+    result.bounds = json.loads(_asked("bounds", words))
+    best = runs[result.best].size
+    _say(f"{pair.name:<22} ours {runs[OURS].size:>9,}  {result.best} {best:>9,}  {result.ratio:.3f}")
     return result
 
 
-def _measured(command: Sequence[str | Path]) -> tuple[float, int]:
-    """Seconds, and the most memory it had, in bytes."""
+def _peers(pair: Pair, kept: Path, scratch: Path) -> dict[str, Run]:
+    """What the other tools make of the pair; as it was measured before, where the same files are kept."""
+    found = kept / f"{_digest(pair.old)}-{_digest(pair.new)}.json"
+    if not found.exists():
+        runs = {name: _run(name, *commands, pair, scratch) for name, commands in TOOLS.items()}
+        for name in runs:
+            _patch(pair, name, scratch).unlink()
+        found.write_text(json.dumps({name: vars(run) for name, run in runs.items()}))
+    return {name: Run(**run) for name, run in json.loads(found.read_text()).items()}
+
+
+def _digest(path: Path) -> str:
+    with File(path) as file:
+        return file.digest().hex()[:16]
+
+
+def _run(name: str, make: Command, apply: Command, pair: Pair, scratch: Path) -> Run:
+    patch, given = _patch(pair, name, scratch), scratch / "given"
+    given.unlink(missing_ok=True)
+    made, applied = _measured(make(pair.old, pair.new, patch)), _measured(apply(pair.old, given, patch))
+    if given.read_bytes() != pair.new.read_bytes():
+        raise SystemExit(f"{name} did not give {pair.new} back")
+    return Run(patch.stat().st_size, made.cpu_s, applied.cpu_s, made.peak, applied.peak)
+
+
+def _patch(pair: Pair, name: str, scratch: Path) -> Path:
+    return scratch / f"{pair.name}.{name}"
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Seconds by the clock, seconds of CPU in user mode, and the most memory, in bytes."""
+
+    wall_s: float
+    cpu_s: float
+    peak: int
+
+
+def _measured(command: Sequence[str | Path]) -> _Measured:
     words = [shutil.which(str(command[0])) or str(command[0]), *map(str, command[1:])]
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _LAUNCHER, *words], check=False, cwd=ROOT, capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} failed: {done.stderr[-500:]}")
-    seconds, kilobytes = done.stdout.split()[-2:]
-    return float(seconds), int(kilobytes) * 1024
+    wall, cpu, kilobytes = done.stdout.split()[-3:]
+    return _Measured(float(wall), float(cpu), int(kilobytes) * 1024)
 
 
 # A process begins with the peak of the one that starts it, so that has to be small.
@@ -188,28 +207,35 @@ began = time.perf_counter()
 null = os.open(os.devnull, os.O_WRONLY)
 process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, null, 1)])
 _, status, usage = os.wait4(process, 0)
-print(time.perf_counter() - began, usage.ru_maxrss)
+print(time.perf_counter() - began, usage.ru_utime, usage.ru_maxrss)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
+
+
+def _asked(role: str, words: Sequence[Path], **environment: str) -> str:
+    """What this program says in another process, which has that role."""
+    command = [sys.executable, "-m", "tools.benchmarks.delta", "--role", role, *map(str, words)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, check=False, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+    return done.stdout
+
+
+def _bounds(old: Path, new: Path, factors: Path | None = None) -> str:
+    return json.dumps(bounds.of(old, new, factors))
 
 
 # Rates of applying, on one core
 
 
-def _rates(results: Sequence[Result], scratch: Path, kernel: bool) -> dict[str, float]:
-    """New megabytes a second by pair, the start of the interpreter left out."""
-    found = {}
-    environment = {**os.environ, "MILLWRIGHT_DELTA_KERNEL": "" if kernel else "off"}
-    for result in results:
-        if result.pair.rated:
-            words = [str(result.pair.old), str(scratch / f"{result.pair.name}.{OURS}"), str(scratch / "rated")]
-            command = [sys.executable, "-m", "tools.benchmarks.delta", "--role", *words]
-            seconds = [
-                float(subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True).stdout)
-                for _ in range(ROUNDS)
-            ]
-            found[result.pair.name] = result.new_size / MB / median(seconds)
-    return found
+def _rate_of(result: Result, scratch: Path, decoder: str, rounds: int) -> tuple[str, float]:
+    """The pair and new megabytes a second of CPU in user mode, the start of the interpreter left out."""
+    words = [result.pair.old, _patch(result.pair, OURS, scratch), scratch / "rated"]
+    kernel = {"kernel": "", "numpy": "off"}[decoder]
+    seconds = [float(_asked("rate", words, MILLWRIGHT_DELTA_KERNEL=kernel)) for _ in range(rounds)]
+    return result.pair.name, result.new_size / MB / median(seconds)
 
 
 def _rate(old: Path, patch: Path, new: Path) -> float:
@@ -217,9 +243,12 @@ def _rate(old: Path, patch: Path, new: Path) -> float:
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     new.unlink(missing_ok=True)
-    began = time.perf_counter()
+    began = os.times().user
     applying.apply(old, patch, new)
-    return time.perf_counter() - began
+    return os.times().user - began
+
+
+_ROLES: dict[str, Callable[..., object]] = {"rate": _rate, "bounds": _bounds}
 
 
 # What a patch costs at least, and a large one
@@ -241,92 +270,15 @@ def _large(scratch: Path) -> dict[str, float]:
     _say("a model of 2 GB")
     pair, patch, given = large(scratch), scratch / "large.patch", scratch / "large.given"
     make, apply = _ours(pair)
-    make_s, make_peak = _measured(make(pair.old, pair.new, patch))
-    apply_s, apply_peak = _measured(apply(pair.old, given, patch))
-    _, bare = _measured([sys.executable, "-c", "pass"])
+    made, applied = _measured(make(pair.old, pair.new, patch)), _measured(apply(pair.old, given, patch))
     return {
         "patch": patch.stat().st_size,
-        "make_s": make_s,
-        "apply_s": apply_s,
-        "make_peak": make_peak,
-        "apply_above_interpreter": apply_peak - bare,
-    }
-
-
-# What comes of it
-
-
-def _goals(results: Sequence[Result]) -> list[Goal]:
-    return [
-        Goal(f"{result.pair.name}, x best tool", result.pair.bound, result.ratio, at_most=True) for result in results
-    ]
-
-
-def _other_goals(
-    results: Sequence[Result], rates: dict[bool, dict[str, float]], overhead: int, large: dict[str, float] | None
-) -> list[Goal]:
-    above = large["apply_above_interpreter"] / (1 << 20) if large else None
-    return [
-        Goal("slowest pair, MB/s applied, kernel", 40, min(rates[True].values(), default=None)),
-        Goal("slowest pair, MB/s applied, numpy alone", 12, min(rates[False].values(), default=None)),
-        Goal("one byte changed, bytes of the patch", 1024, overhead, at_most=True),
-        Goal("largest envelope, bytes", 1024, max((result.envelope for result in results), default=None), at_most=True),
-        Goal("2 GB model, MiB above the bare interpreter", 64, above, at_most=True),
-    ]
-
-
-def _show(
-    results: Sequence[Result],
-    rates: dict[bool, dict[str, float]],
-    large: dict[str, float] | None,
-    goals: Sequence[Goal],
-) -> None:
-    names = [*TOOLS, OURS]
-    print("\nkB of a patch")
-    print(f"{'pair':<22} {'new':>8}" + "".join(f"{name:>12}" for name in names) + f"{'ratio':>7}")
-    for result in results:
-        sizes = "".join(f"{result.runs[name].size / 1000:>12,.1f}" for name in names)
-        print(f"{result.pair.name:<22} {result.new_size / 1000:>8,.0f}{sizes}{result.ratio:>7.3f}")
-    for title, told in (
-        ("seconds to make", lambda run: f"{run.make_s:>12.1f}"),
-        ("seconds to apply", lambda run: f"{run.apply_s:>12.2f}"),
-        ("peak MB making", lambda run: f"{run.make_peak / MB:>12.0f}"),
-        ("peak MB applying", lambda run: f"{run.apply_peak / MB:>12.0f}"),
-    ):
-        print(f"\n{title}\n{'pair':<31}" + "".join(f"{name:>12}" for name in names))
-        for result in results:
-            print(f"{result.pair.name:<31}" + "".join(told(result.runs[name]) for name in names))
-    print(f"\nMB/s applied on one core\n{'pair':<31}{'kernel':>12}{'numpy':>12}")
-    for name in rates[True]:
-        print(f"{name:<31}{rates[True][name]:>12.1f}{rates[False][name]:>12.1f}")
-    if large:
-        print("\n2 GB: " + ", ".join(f"{name} {value:,.1f}" for name, value in large.items()))
-    print()
-    for goal in goals:
-        print(goal.line())
-
-
-def _plain(
-    results: Sequence[Result],
-    rates: dict[bool, dict[str, float]],
-    overhead: int,
-    large: dict[str, float] | None,
-    goals: Sequence[Goal],
-) -> dict[str, Any]:
-    return {
-        "pairs": {
-            result.pair.name: {
-                "new": result.new_size,
-                "best": result.best,
-                "ratio": result.ratio,
-                "tools": {name: vars(run) for name, run in result.runs.items()},
-            }
-            for result in results
-        },
-        "rates": {"kernel": rates[True], "numpy": rates[False]},
-        "overhead": overhead,
-        "large": large,
-        "goals": [goal.plain() for goal in goals],
+        "make_cpu_s": made.cpu_s,
+        "apply_cpu_s": applied.cpu_s,
+        "make_wall_s": made.wall_s,
+        "apply_wall_s": applied.wall_s,
+        "make_peak": made.peak,
+        "apply_above_interpreter": applied.peak - _measured([sys.executable, "-c", "pass"]).peak,
     }
 
 

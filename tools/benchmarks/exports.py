@@ -41,7 +41,7 @@ def ir(weights: Weights, precision: str, path: Path) -> None:
     model = cnn(weights) if convolves else gpt(weights)
     if precision in ("int8", "int4"):
         model = _quantised(model) if convolves else _compressed(model, precision)
-    ov.save_model(model, path, compress_to_fp16=precision == "fp16")
+    ov.save_model(model, path, compress_to_fp16=precision != "fp32")  # what is not quantised, as converters do
 
 
 def cnn(weights: Weights) -> ov.Model:

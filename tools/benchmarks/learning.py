@@ -218,8 +218,8 @@ def cross_entropy(logits: Value, labels: NDArray[np.int64]) -> Value:
 
 
 class Optimiser(Protocol):
-    def step(self, parameters: Mapping[str, Value]) -> None:
-        """Moves every parameter that has a slope, and takes the slope away."""
+    def step(self, parameters: Mapping[str, Value], pace: float = 1.0) -> None:
+        """Moves every parameter that has a slope by `pace` of the rate, and takes the slope away."""
 
 
 class Momentum:
@@ -228,13 +228,14 @@ class Momentum:
     def __init__(self, rate: float) -> None:
         self._rate, self._speed = np.float32(rate), dict[str, Array]()
 
-    def step(self, parameters: Mapping[str, Value]) -> None:
+    def step(self, parameters: Mapping[str, Value], pace: float = 1.0) -> None:
+        rate = self._rate * np.float32(pace)
         for name, value in parameters.items():
             if value.slope is not None:
                 speed = self._speed.setdefault(name, np.zeros_like(value.data))
                 speed *= np.float32(0.9)
                 speed += value.slope
-                value.data = value.data - self._rate * speed
+                value.data = value.data - rate * speed
                 value.slope = None
 
 
@@ -243,9 +244,9 @@ class Adam:
         self._rate, self._count = rate, 0
         self._mean, self._square = dict[str, Array](), dict[str, Array]()
 
-    def step(self, parameters: Mapping[str, Value]) -> None:
+    def step(self, parameters: Mapping[str, Value], pace: float = 1.0) -> None:
         self._count += 1
-        factor = np.float32(self._rate * (1 - 0.999**self._count) ** 0.5 / (1 - 0.9**self._count))
+        factor = np.float32(pace * self._rate * (1 - 0.999**self._count) ** 0.5 / (1 - 0.9**self._count))
         for name, value in parameters.items():
             if value.slope is None:
                 continue

@@ -4,7 +4,9 @@ cnn   reads digits: six convolutions with batch normalisation, 1.1 million weigh
 gpt   continues text: four blocks of attention, 3.3 million weights
 
 Each is trained from nothing, then tuned on data that changed (digits that are fainter; other sources of Python's own
-library): all weights with two optimisers, the head alone, by low rank factors, with a layer added.
+library), as a nightly run would: a few steps at a tenth of the first rate, which rises and falls to nothing again. All
+weights with two optimisers, the head alone, by low rank factors, with a layer added (an eighth of the weights of the
+cnn, a fifth of those of the gpt, which nothing can predict).
 """
 
 import sysconfig
@@ -22,10 +24,12 @@ Batch = tuple[NDArray[np.generic], NDArray[np.int64]]
 Batches = Iterator[Batch]
 
 CHANNELS = ((1, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1))  # in, out, stride
-ADDED = (256, 256, 1)
+ADDED = (128, 128, 1)
+ADDED_AT = 4
 VOCABULARY, WIDTH, HEADS, BLOCKS, PLACES = 256, 256, 4, 4, 64
 RANK, ALPHA = 8, 2.0
 CNN_STEPS, GPT_STEPS = (80, 25), (80, 25)  # of the base, of each tuning
+QUICK_STEPS = (8, 4)
 CNN_BATCH, GPT_BATCH = 32, 8
 
 
@@ -56,18 +60,17 @@ def _block(name: str, given: int, out: int, seed: int) -> Weights:
 
 
 def deeper(weights: Weights) -> Weights:
-    """With a block put in before the last one, whose number moves on; it begins near to doing nothing."""
-    last = len(CHANNELS) - 1
-    kept = {name: array for name, array in weights.items() if not name.startswith(f"layers.{last}.")}
-    moved = {
-        name.replace(f"layers.{last}.", f"layers.{last + 1}."): array
-        for name, array in weights.items()
-        if name.startswith(f"layers.{last}.")
-    }
-    added = _block(f"layers.{last}", *ADDED[:2], 77)
-    kernel = added[f"layers.{last}.conv.weight"] * np.float32(0.1)
+    """With a block put in, which begins near to doing nothing; the numbers of those behind it move on."""
+    found: Weights = {}
+    for name, array in weights.items():
+        kind, _, rest = name.partition(".")
+        number, _, rest = rest.partition(".")
+        moves = kind == "layers" and int(number) >= ADDED_AT
+        found[f"layers.{int(number) + 1}.{rest}" if moves else name] = array
+    added = _block(f"layers.{ADDED_AT}", *ADDED[:2], 77)
+    kernel = added[f"layers.{ADDED_AT}.conv.weight"] * np.float32(0.1)
     kernel[np.arange(ADDED[1]), np.arange(ADDED[0]), 1, 1] += 1
-    return {**kept, **added, f"layers.{last}.conv.weight": kernel, **moved}
+    return {**found, **added, f"layers.{ADDED_AT}.conv.weight": kernel}
 
 
 def depth(weights: Mapping[str, Array]) -> int:
@@ -76,7 +79,7 @@ def depth(weights: Mapping[str, Array]) -> int:
 
 def strides(weights: Mapping[str, Array]) -> list[int]:
     plan = [stride for _, _, stride in CHANNELS]
-    return plan[:-1] + [1] * (depth(weights) - len(plan)) + plan[-1:]
+    return plan[:ADDED_AT] + [1] * (depth(weights) - len(plan)) + plan[ADDED_AT:]
 
 
 def cnn_loss(values: Mapping[str, Value], batch: Batch, live: bool) -> Value:
@@ -218,19 +221,24 @@ Loss = Callable[[Mapping[str, Value], Batch, bool], Value]
 
 
 def train(weights: Weights, loss: Loss, batches: Batches, optimiser: Optimiser, steps: int, **how: bool) -> Weights:
-    """New weights. `head`: nothing but the head is trained; `live`: batch normalisation goes on."""
+    """New weights. `head`: nothing else is trained; `live`: batch normalisation goes on; `tuned`: see `pace`."""
     values = {name: Value(array.copy()) for name, array in weights.items()}
     trained = {
         name: value
         for name, value in values.items()
         if not name.endswith((".mean", ".variance")) and (not how.get("head") or name.startswith("head."))
     }
-    for _, batch in zip(range(steps), batches, strict=False):
+    for step, batch in zip(range(steps), batches, strict=False):
         loss(values, batch, how.get("live", True)).backward()
         for name in set(values) - set(trained):
             values[name].slope = None
-        optimiser.step(trained)
+        optimiser.step(trained, pace(step, steps) if how.get("tuned") else 1.0)
     return {name: value.data for name, value in values.items()}
+
+
+def pace(step: int, steps: int) -> float:
+    """The share of its rate that a tuning takes: up over its first fifth, then down to nothing."""
+    return min((step + 1) / (steps / 5), (steps - step) / steps)
 
 
 def factors_of(weights: Weights, steps: int, seed: int) -> dict[str, tuple[Array, Array]]:
@@ -242,12 +250,12 @@ def factors_of(weights: Weights, steps: int, seed: int) -> dict[str, tuple[Array
         rows, columns = weights[name].shape
         factors[f"{name}.up"] = Value(np.zeros((rows, RANK), np.float32))
         factors[f"{name}.down"] = Value(_drawn(seed + place, RANK, columns))
-    optimiser = Adam(2e-3)
-    for _, batch in zip(range(steps), text(True, seed), strict=False):
+    optimiser = Adam(1e-3)
+    for step, batch in zip(range(steps), text(True, seed), strict=False):
         gpt_loss({**values, **factors}, batch, True).backward()
         for value in values.values():
             value.slope = None
-        optimiser.step(factors)
+        optimiser.step(factors, pace(step, steps))
     up_down = {name: (factors[f"{name}.up"].data * np.float32(ALPHA), factors[f"{name}.down"].data) for name in named}
     return {name: (bfloat(up), bfloat(down)) for name, (up, down) in up_down.items()}
 
@@ -262,16 +270,20 @@ def bfloat_bits(array: Array) -> NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def cnn_versions() -> dict[str, Weights]:
-    base = train(cnn(), cnn_loss, digits(False, 1), Adam(1e-3), CNN_STEPS[0])
-    steps = CNN_STEPS[1]
+def cnn_versions(first: int = CNN_STEPS[0], then: int = CNN_STEPS[1]) -> dict[str, Weights]:
+    """By the tuning, after as many steps."""
+    base = train(cnn(), cnn_loss, digits(False, 1), Adam(1e-3), first)
+
+    def tuned(seed: int, optimiser: Optimiser, start: Weights = base, **how: bool) -> Weights:
+        return train(start, cnn_loss, digits(True, seed), optimiser, then, tuned=True, **how)
+
     return {
         "base": base,
-        "adam": train(base, cnn_loss, digits(True, 2), Adam(1e-4), steps),
-        "sgd": train(base, cnn_loss, digits(True, 3), Momentum(1e-3), steps),
-        "head": train(base, cnn_loss, digits(True, 4), Adam(1e-3), steps, head=True),
-        "head frozen": train(base, cnn_loss, digits(True, 5), Adam(1e-3), steps, head=True, live=False),
-        "added": train(deeper(base), cnn_loss, digits(True, 6), Adam(1e-4), steps),
+        "adam": tuned(2, Adam(1e-4)),
+        "sgd": tuned(3, Momentum(1e-3)),
+        "head": tuned(4, Adam(1e-3), head=True),
+        "head frozen": tuned(5, Adam(1e-3), head=True, live=False),
+        "added": tuned(6, Adam(1e-4), deeper(base)),
     }
 
 
@@ -279,16 +291,19 @@ def gpt_versions() -> tuple[dict[str, Weights], dict[str, tuple[Array, Array]]]:
     """The versions, and the factors of the one named `lora`."""
     base = train(gpt(), gpt_loss, text(False, 1), Adam(1e-3), GPT_STEPS[0])
     base = {name: array.astype(np.float16).astype(np.float32) for name, array in base.items()}
-    steps = GPT_STEPS[1]
-    factors = factors_of(base, steps, 7)
+
+    def tuned(seed: int, optimiser: Optimiser, start: Weights = base, **how: bool) -> Weights:
+        return train(start, gpt_loss, text(True, seed), optimiser, GPT_STEPS[1], tuned=True, **how)
+
+    factors = factors_of(base, GPT_STEPS[1], 7)
     merged = {
         name: array + factors[name][0] @ factors[name][1] if name in factors else array for name, array in base.items()
     }
     return {
         "base": base,
-        "adam": train(base, gpt_loss, text(True, 2), Adam(1e-4), steps),
-        "sgd": train(base, gpt_loss, text(True, 3), Momentum(3e-2), steps),
-        "head": train(base, gpt_loss, text(True, 4), Adam(3e-4), steps, head=True),
-        "added": train(longer(base), gpt_loss, text(True, 6), Adam(1e-4), steps),
+        "adam": tuned(2, Adam(1e-4)),
+        "sgd": tuned(3, Momentum(3e-2)),
+        "head": tuned(4, Adam(3e-4), head=True),
+        "added": tuned(6, Adam(1e-4), longer(base)),
         "lora": merged,
     }, factors
