@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, get_args
 from appliance import __version__
 from appliance.config.document import Document
 from appliance.config.schema import Config
+from appliance.errors import StoreError
 from appliance.inference.library import Library
 from appliance.services.offers import Offers
+from appliance.services.plans import Plans
 from appliance.services.trials import Shelf, Trials
 from appliance.services.update import FOLDER, Hold, Update
-from appliance.vault import opening
+from appliance.vault import chest, opening
 from ota import campaign
 from ota.campaign import Device, Window
 from ota.courier import Owed
@@ -30,8 +32,9 @@ from ota.installer import JOURNAL, Installer, Journal, Parts
 from ota.local import Local
 from ota.manifest import Host
 from ota.origins import Origins
+from ota.patching import in_a_process_of_its_own
 from ota.sources import Patience, Repository, Source
-from ota.supply import Means, Places, Supply, in_a_process_of_its_own
+from ota.supply import Means, Places, Supply
 from ota.times import StoredTimes
 from ota.trust import Trust, View
 from ota.wanted import Habits, Hours, Policy
@@ -61,7 +64,8 @@ def service(config: Config, document: Document, bus: "Bus", library: Library, fo
         return Installer(Journal(folder / JOURNAL), Parts(origins, origins, Shelf(library, check), trials, trials))
 
     owed = Owed(folder / "receipts.json")
-    return Update(bus, installer, trials, local, offers, hold, library, settings, owed, time.time_ns)
+    plans = Plans(local, offers, trials, library, settings)
+    return Update(bus, installer, trials, plans, offers, hold, library, settings, owed, time.time_ns)
 
 
 class Bases:
@@ -104,8 +108,16 @@ def _supplies(config: Config, library: Library, hold: Hold) -> Callable[[Places]
 
 
 def _unwrapper(config: Config) -> "Unwrapper | None":
-    """No key of a fleet is kept on this box yet."""
-    return None
+    """The fleet's keys, in the vault that runs; None where none was made: then nothing that is encrypted is taken."""
+    from appliance.services.unwrapping import FleetKeys
+    from appliance.vault import client, protocol
+
+    socket = Path(config.vault.socket) if config.vault.socket else config.paths.run / protocol.SOCKET
+    try:
+        has_vault = socket.exists() or chest.exists(config.paths.state / opening.FOLDER)
+    except StoreError:  # where this user may not look, there is one
+        has_vault = True
+    return FleetKeys(client.by_socket(socket)) if has_vault else None
 
 
 def _web(ca_file: str, url: str) -> Repository:
