@@ -7,6 +7,7 @@ from pathlib import Path
 from tools.imaging.machine import Machine, Running
 
 OLD, NEW = "1.0", "1.1"
+EPOCH = 1_763_600_000  # of the images that are tried: the same tree gives the same image, which is then kept
 STAGED = "/var/lib/millwright/os/staged"
 FEW_MINUTES = 900.0
 LONG = 3000.0  # three boots that fail, and one that does not

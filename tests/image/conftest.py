@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.boxes import NEW, OLD, Box, set_up
+from tests.image.boxes import EPOCH, NEW, OLD, Box, set_up
 from tools.imaging import builder, building, keys, places, releasing
 from tools.imaging.machine import Machine, Running
 from tools.imaging.places import Places
 
 if os.environ.get("MILLWRIGHT_IMAGE_TESTS") != "yes":
     collect_ignore_glob = ["test_*.py"]
-
-EPOCH = 1_763_600_000  # of the images that are tried: the same tree gives the same image, which is then kept
 
 
 @pytest.fixture(scope="session")

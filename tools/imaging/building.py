@@ -29,20 +29,22 @@ def order(profile: str, version: str = "", epoch: int = 0) -> Order:
     return Order(profile, version or __version__, epoch or _committed())
 
 
-def build(where: Places, what: Order) -> Path:
-    """The folder with the image. BuilderError."""
+def build(where: Places, what: Order, *, afresh: bool = False) -> Path:
+    """The folder with the image; `afresh`: another one, from packages that are installed anew. BuilderError."""
     builder.make(where)
     keys.check(where)
     print("image: fetching and compiling the application", flush=True)
     tree = application.make(where, what.epoch)
-    output = where.output(what.profile) / what.version
+    output = where.output(f"{what.profile}-again" if afresh else what.profile) / what.version
     shutil.rmtree(output, ignore_errors=True)
-    for folder in (output, where.packages, where.workspace):
+    for folder in (output, where.packages, where.workspace, where.installed):
         folder.mkdir(parents=True, exist_ok=True)
     sandbox = _sandbox(where)
     print(f"image: building {what.profile} {what.version}", flush=True)
     environment = {"SOURCE_DATE_EPOCH": str(what.epoch)}
     command = _mkosi(where, what, tree, sandbox, output)
+    if afresh:
+        command = [word.replace("--incremental=yes", "--incremental=no") for word in command]
     builder.run(where, command, where.cache / f"mkosi-{what.profile}.log", network=True, environment=environment)
     return output
 
@@ -79,6 +81,8 @@ def _mkosi(where: Places, what: Order, tree: Path, sandbox: Path, output: Path) 
         "extra-tree": tree,
         "package-cache-dir": where.packages,
         "workspace-directory": where.workspace,
+        "incremental": "yes",  # the packages as they were installed; mkosi makes them anew where its tree changed
+        "cache-directory": where.installed,
         "output-directory": output,
     }
     return ["mkosi", *(f"--{name}={value}" for name, value in given.items()), "--force", "build"]

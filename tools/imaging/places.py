@@ -29,6 +29,10 @@ class Places:
         return self.cache / "wheels"
 
     @property
+    def installed(self) -> Path:
+        return self.cache / "installed"
+
+    @property
     def workspace(self) -> Path:
         return self.cache / "workspace"
 

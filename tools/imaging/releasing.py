@@ -1,9 +1,9 @@
 """What is handed out: a compressed image with its block map, a disk for virtual machines, the parts of an update,
-checksums and their signature."""
+a bill of materials, checksums and their signature."""
 
 from pathlib import Path
 
-from tools.imaging import builder
+from tools.imaging import builder, places
 from tools.imaging.building import IMAGE, Order
 from tools.imaging.places import Places
 
@@ -11,6 +11,10 @@ SUMS = "SHA256SUMS"
 SCRIPT = """set -eu
 cd "$1"; name=$2 key=$3
 rm -f "$name" initrd initrd.cpio.zst "$name.esp.raw"
+mkdir /tmp/root
+fsck.erofs --extract=/tmp/root --no-preserve "$(ls "$name".root-x86-64.*.raw)" >/dev/null
+PYTHONDONTWRITEBYTECODE=1 python3 -m tools.imaging.sbom make /tmp/root --name millwright --version "$4" \
+    --manifest "$name.manifest" --epoch "$5" >"$name.cdx.json"
 bmaptool create -o "$name.img.bmap" "$name.raw"
 zstd --quiet --force -T0 -10 "$name.raw" -o "$name.img.zst"
 qemu-img convert -q -c -o compression_type=zstd -f raw -O qcow2 "$name.raw" "$name.qcow2"
@@ -27,7 +31,9 @@ def finish(where: Places, folder: Path, what: Order) -> None:
     """BuilderError."""
     name = f"{IMAGE}_{what.version}"
     command = ["sh", "-c", SCRIPT, "finish", str(folder), name, str(where.keys / "update.key")]
-    builder.run(where, command, where.cache / "release.log")
+    command += [what.version, str(what.epoch)]
+    environment = {"PYTHONPATH": str(places.PROJECT)}
+    builder.run(where, command, where.cache / "release.log", environment=environment)
 
 
 def raw_image(folder: Path) -> Path:
