@@ -10,8 +10,6 @@ Each step may be begun again at any time and goes on where it was.
 
 import hashlib
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +32,8 @@ from ota.errors import (
 )
 from ota.fetch import Course, Wanted
 from ota.manifest import SEALED, Bundle, Delta, Host, Keys, missing
+from ota.patching import Apply, WrongDeltaError
+from ota.patching import in_a_process_of_its_own as in_a_process_of_its_own
 from ota.plan import Leg, Route
 from ota.sealed import Unwrapper
 from ota.sources import Repository, Several
@@ -42,7 +42,6 @@ from ota.trust import Offer, Standing, Trust
 _MAX_ROUTE = 64 << 10  # bytes of the file of a route
 _CHUNK = 1 << 20
 _UNWATCHED = Course()
-_LOOK_S = 0.2  # between two looks whether a delta that is applied shall go on
 
 
 class Asked(Protocol):
@@ -71,13 +70,6 @@ class Survey:
     offers: list[Offer]
     problems: list[OtaError]
     standing: Standing
-
-
-class WrongDeltaError(OtaError):
-    """A delta that does not make what it says; the way around it is taken."""
-
-
-Apply = Callable[[Path, Path, Path], None]  # old folder, patch, new folder; WrongDeltaError, StorageError
 
 
 class Sealed(Struct, frozen=True, forbid_unknown_fields=True):
@@ -379,32 +371,6 @@ class Supply:
 
     def _route_file(self, digest: str) -> Path:
         return self._folder / f"{digest}.route"
-
-
-def in_a_process_of_its_own(old: Path, patch: Path, new: Path, goes_on: Callable[[], None] = lambda: None) -> None:
-    """Apply a delta where no other library has changed how floats are rounded, and where memory is given back.
-    `goes_on` may raise to stop; what was made so far is used by the next call."""
-    command = [sys.executable, "-P", "-m", "ota.delta", "apply", str(old), str(patch), str(new)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as applying:
-        try:
-            said = _waited(applying, goes_on)
-        except BaseException:
-            applying.kill()
-            raise
-    if applying.returncode in (3, 4):
-        raise WrongDeltaError(patch.name, said)
-    if applying.returncode:
-        raise StorageError(f"the delta could not be applied: {said}", "It is tried again later.")
-
-
-def _waited(applying: "subprocess.Popen[str]", goes_on: Callable[[], None]) -> str:
-    """The end of what it said."""
-    while True:
-        goes_on()
-        try:
-            return applying.communicate(timeout=_LOOK_S)[1].strip()[-500:]
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def _foremost(problems: Iterable[OtaError]) -> OtaError:

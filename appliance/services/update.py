@@ -16,11 +16,10 @@ import asyncio
 import logging
 import random
 import secrets
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,13 +29,13 @@ from appliance.config.schema import Update as Settings
 from appliance.errors import MillwrightError, ModelError
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Command
-from appliance.inference import models
 from appliance.inference.library import Library
 from appliance.runtime.aside import aside
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands, installations
 from appliance.services.installations import INSTALL, Board, plain
 from appliance.services.offers import Offers, in_words
+from appliance.services.plans import Plans, Wanted, no_repository
 from appliance.services.status import Status, tell_ready
 from appliance.services.trials import Trials
 from ota.campaign import Choice
@@ -44,7 +43,6 @@ from ota.courier import Owed, Receipt
 from ota.errors import OtaError
 from ota.install import HeldError, Installation, NotNowError, Order
 from ota.installer import Installer
-from ota.local import Local
 from ota.origins import source as from_repository
 from ota.wanted import Wish
 
@@ -61,15 +59,6 @@ LISTED = 50  # of the history, at once
 MINUTE_S = 60.0
 
 _T = TypeVar("_T")
-
-
-class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
-    """A path, or a model of a repository."""
-
-    source: Annotated[str, msgspec.Meta(max_length=4096, pattern="^(/.*)?$")] = ""
-    model: Annotated[str, msgspec.Meta(max_length=200)] = ""
-    place: Annotated[str, msgspec.Meta(max_length=4096)] = ""
-    again: bool = False
 
 
 class _Pause(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,7 +91,7 @@ class Update:
         bus: Bus,
         installer: Callable[[], Installer],
         trials: Trials,
-        local: Local,
+        plans: Plans,
         offers: Offers,
         hold: Hold,
         library: Library,
@@ -110,7 +99,7 @@ class Update:
         owed: Owed,
         clock: Clock,
     ) -> None:
-        self._bus, self._begin, self._trials, self._local, self._offers = bus, installer, trials, local, offers
+        self._bus, self._begin, self._trials, self._plans, self._offers = bus, installer, trials, plans, offers
         self._hold, self._library, self._settings, self._clock = hold, library, settings, clock
         self._owed, self._ledger = owed, Ledger()
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
@@ -273,21 +262,22 @@ class Update:
         await commands.serve(self._bus, self.name, handlers, self._clock, self._ledger, told=(INSTALL,))
 
     async def _apply(self, command: Command) -> dict[str, Any]:
-        asked = commands.arguments(command, _Wanted)
-        name, version, bundle = await aside(lambda: self._identify(asked)[:3])
+        asked = commands.arguments(command, Wanted)
+        way = await aside(lambda: self._plans.way(asked))
         source = asked.source or from_repository(asked.place)
-        order = Order(secrets.token_hex(4), name, version, bundle, source, command.by or "somebody")
+        by = command.by or "somebody"
+        order = Order(secrets.token_hex(4), way["name"], way["version"], way["bundle"], source, by)
         await self._do(lambda: self._installer.ask(order, self._clock(), asked.again))
-        return plain(next(one for one in self._installer.book.waiting if one.order.bundle == bundle))
+        return plain(next(one for one in self._installer.book.waiting if one.order.bundle == order.bundle))
 
     async def _plan(self, command: Command) -> dict[str, Any]:
-        asked = commands.arguments(command, _Wanted)
-        return await aside(lambda: self._planned(asked))
+        asked = commands.arguments(command, Wanted)
+        return await aside(lambda: self._plans.plan(asked, self._installer.book))
 
     async def _look_now(self, command: Command) -> dict[str, Any]:
         commands.arguments(command, _Nothing)
         if not self._offers.known:
-            raise _no_repository()
+            raise no_repository()
         with in_words():
             await aside(self._offers.look, "update look")
         await self._take_what_is_wanted()
@@ -322,54 +312,6 @@ class Update:
             self._turn.release()
         self._tell()
         return answer
-
-    def _identify(self, asked: _Wanted) -> tuple[str, str, str, dict[str, Any]]:
-        """Name, version and hash of what is wanted, and the way to it. MillwrightError where there is no such thing."""
-        if bool(asked.source) == bool(asked.model):
-            raise MillwrightError("name a bundle on this box, or a model of a repository", "One of both.")
-        if asked.source:
-            bundle, card = self._look_at(Path(asked.source))
-            size = sum(file.bytes for file in card.files.values())
-            return card.name, card.version, bundle, {"route": "local", "place": asked.source, "bytes": size}
-        if not (self._offers.known or asked.place):
-            raise _no_repository()
-        seen, found = self._offers.find(asked.model, asked.place)
-        return found.name, found.version, found.bundle, self._offers.plan(seen, found, asked.place)
-
-    def _look_at(self, path: Path) -> tuple[str, models.Card]:
-        """A bundle's hash and its card."""
-        with in_words():
-            bundle, unpacked = self._local.identify(path)
-        try:
-            return bundle, models.read_card(unpacked / "bundle" if unpacked is not None else path)
-        finally:
-            if unpacked is not None:
-                shutil.rmtree(unpacked, ignore_errors=True)
-
-    def _planned(self, asked: _Wanted) -> dict[str, Any]:
-        name, version, bundle, way = self._identify(asked)
-        settings, book = self._settings, self._installer.book
-        current = self._library.current(name)
-        runs = models.read_card(current) if current is not None else None
-        running = self._trials.running() if self._trials.compares(name) else {}
-        return {
-            "name": name,
-            "version": version,
-            "bundle": bundle,
-            **way,
-            "free_bytes": shutil.disk_usage(self._library.root.parent).free,
-            "memory_mb": settings.memory_mb,
-            "running_memory_mb": running.get("memory_mb"),
-            "running_opening_s": running.get("opening_s"),
-            "compared": self._trials.compares(name),
-            "shadow_minutes": settings.shadow_minutes,
-            "watch_minutes": settings.watch_minutes,
-            "looks": settings.looks,
-            "way_back": f"{runs.name}@{runs.version}" if runs is not None else "",
-            "in_use": current is not None and current.name == bundle,
-            "refused": book.refused.get(bundle, ""),
-            "waits_for": [one.title for one in book.waiting],
-        }
 
     # ---- what is told ----------------------------------------------------------------------------------------------
 
@@ -407,7 +349,3 @@ def _pause(poll_s: float, failures: int) -> float:
     """Until the next look. Not all boxes at once; and after looks in vain sooner than usual, but ever later."""
     pause_s = min(poll_s, RETRY_S * 2.0 ** min(failures - 1, 10)) if failures else poll_s
     return pause_s * random.uniform(1.0 - SPREAD, 1.0 + SPREAD)
-
-
-def _no_repository() -> ModelError:
-    return ModelError("no repository is configured", "Name one: sources and fleet in [update].")
