@@ -1,8 +1,9 @@
 """Installs a model and ends abruptly at one of its steps: `python install_steps.py ROOT RULING STEP`.
 
-Library, journal and copies are the real ones; the trials are ruled by RULING: `good`, `bad` in shadow, `worse` later. A
-step is a call that changes the disk, as the interpreter's own audit events tell of them. Prints `done` where there are
-fewer steps.
+It comes from the folder ROOT/new, or, where there is ROOT/origin, from the repository whose path that file has. Library,
+journal and what fetches are the real ones; the trials are ruled by RULING: `good`, `bad` in shadow, `worse` later. A step
+is a call that changes the disk, as the interpreter's own audit events tell of them. Prints `done` where there are fewer
+steps.
 """
 
 import os
@@ -11,14 +12,23 @@ from pathlib import Path
 
 from appliance.inference.library import Library
 from appliance.services.trials import Shelf
+from appliance.updating import Bases
 from ota import bundle
 from ota.install import Order
 from ota.installer import JOURNAL, Installer, Journal, Parts, Ruling
 from ota.local import Local
+from ota.manifest import Host
+from ota.origins import REPOSITORY, Origins
+from ota.patching import in_a_process_of_its_own
+from ota.sources import Repository
+from ota.supply import Means, Places, Supply
+from ota.times import StoredTimes
+from ota.trust import Trust
 
 CHANGING = {"os.rename", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 MINUTE = 60_000_000_000
 MOST = 200
+FLEET, NOON = "plant-a", 1_795_000_000.0  # as in tests/updates.py, which whoever is killed has no time to import
 
 
 class Trials:
@@ -39,9 +49,22 @@ class Trials:
 
 
 def installer(root: Path, ruling: str) -> Installer:
-    local, trials = Local(root / "update" / "arriving"), Trials(ruling)
-    shelf = Shelf(Library(root / "models"), lambda bundle: None)
-    return Installer(Journal(root / "update" / JOURNAL), Parts(local, local, shelf, trials, trials))
+    trials, library = Trials(ruling), Library(root / "models")
+    shelf, found = Shelf(library, lambda bundle: None), origins(root, library)
+    return Installer(Journal(root / "update" / JOURNAL), Parts(found, found, shelf, trials, trials))
+
+
+def origins(root: Path, library: Library) -> Origins:
+    local, update = Local(root / "update" / "arriving"), root / "update"
+    repository = Path((root / "origin").read_text()) if (root / "origin").exists() else root / "none"
+
+    def supply(places: Places) -> Supply:
+        times = StoredTimes(update / "floor.json", 0.0, lambda: NOON, lambda: 0.0)
+        trust = Trust(update / "trust", (repository / "metadata" / "1.root.json").read_bytes(), times)
+        means = Means(1 << 30, Host("1.0", 1 << 30), in_a_process_of_its_own)
+        return Supply(trust, places, FLEET, Bases(library), update / "supply", means)
+
+    return Origins([str(repository)], local, supply, Repository.at, lambda: None)
 
 
 def play(root: Path, ruling: str) -> Installer:
@@ -49,7 +72,8 @@ def play(root: Path, ruling: str) -> Installer:
     working = installer(root, ruling)
     digest = bundle.digest(root / "new")
     if not any(one.order.bundle == digest for one in (*working.book.waiting, *working.book.history)):
-        working.ask(Order("one", "toy", "2.0.0", digest, str(root / "new")), 0)
+        source = REPOSITORY if (root / "origin").exists() else str(root / "new")
+        working.ask(Order("one", "toy", "2.0.0", digest, source), 0)
     for minute in range(1, MOST):
         if not working.book.waiting:
             return working

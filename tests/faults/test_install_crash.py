@@ -1,6 +1,10 @@
 """An installation that is ended abruptly at every step: the old model or the new one is in use, whole, and whoever
-comes next brings it to the same end."""
+comes next brings it to the same end.
 
+From a repository every eighth step is tried, and with MILLWRIGHT_KILLS=200 every one.
+"""
+
+import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +15,14 @@ import pytest
 from appliance.inference import cards, models
 from appliance.inference.library import Library
 from appliance.inference.models import Card, Port
+from ota.delta.making import make
+from ota.publish import goods
 from tests.faults import install_steps
+from tests.updates import FLEET, Publisher
 
+STRIDE = 1 if int(os.environ.get("MILLWRIGHT_KILLS", "0")) >= 100 else 8
 SCRIPT = Path(install_steps.__file__)
-MOST_STEPS = 150
+MOST_STEPS = 400
 
 
 def bundle(folder: Path, version: str) -> Path:
@@ -60,5 +68,34 @@ def test_any_step_may_be_the_last(tmp_path: Path, repository: Path, ruling: str,
         shutil.rmtree(root)
         if ended:
             assert step > 30
+            return
+    raise AssertionError("it never came to its end")
+
+
+def test_any_step_of_an_update_from_a_repository_may_be_the_last(tmp_path: Path, repository: Path) -> None:
+    publisher = Publisher(tmp_path / "workshop")
+    old, new = bundle(tmp_path / "old", "1.0.0"), bundle(tmp_path / "new", "2.0.0")
+    publisher.add(old)
+    publisher.add(new)
+    goods.add_deltas(publisher.workshop, FLEET, "toy", 1, make)
+    publisher.publish()
+    kinds = set()
+    for step in range(1, MOST_STEPS, STRIDE):
+        root = tmp_path / str(step)
+        Library(root / "models").add(old)
+        shutil.copytree(new, root / "new")
+        (root / "origin").write_text(str(publisher.workshop.repository))
+        ended = crash(repository, root, "good", step)
+        assert in_use(root) in {"1.0.0", "2.0.0"}
+        working = install_steps.installer(root, "good")
+        kinds.add(working.book.active.step.value if working.book.active else "none")
+        book = install_steps.play(root, "good").book
+        assert [one.step.value for one in book.history] == ["confirmed"]
+        assert in_use(root) == "2.0.0"
+        assert [path for path in (root / "update" / "supply").rglob("*") if path.is_file()] == []
+        shutil.rmtree(root)
+        if ended:
+            assert step > 50
+            assert {"downloading", "reconstructing", "compiling", "promoted"} <= kinds
             return
     raise AssertionError("it never came to its end")
