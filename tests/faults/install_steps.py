@@ -1,9 +1,9 @@
 """Installs a model and ends abruptly at one of its steps: `python install_steps.py ROOT RULING STEP`.
 
-It comes from the folder ROOT/new, or, where there is ROOT/origin, from the repository whose path that file has. Library,
-journal and what fetches are the real ones; the trials are ruled by RULING: `good`, `bad` in shadow, `worse` later. A step
-is a call that changes the disk, as the interpreter's own audit events tell of them. Prints `done` where there are fewer
-steps.
+It comes from the folder ROOT/new, or, where there is ROOT/origin, from the repository whose path that file has.
+Library, journal and what fetches are the real ones; the trials are ruled by RULING: `good`, `bad` in shadow, `worse`
+later. A step is a call that changes the disk, as the interpreter's own audit events tell of them. Prints `done` where
+there are fewer steps.
 """
 
 import os
