@@ -10,13 +10,13 @@ counter is an older file.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from appliance.errors import BindingError, MillwrightError, VaultError
-from appliance.vault import keyring, layout, recovery, suites, unlocking
+from appliance.vault import expecting, keyring, layout, recovery, suites, unlocking
 from appliance.vault.keyring import Keyring
 from appliance.vault.layout import Binding, Survey
 from appliance.vault.port import MAX_BLOB_BYTES, Backend, Counter, Entry, Layer, Status
@@ -112,6 +112,20 @@ class Chest:
                 self._commit(self._rebound(keyring.renew_key(ring), self._bound()))
             else:
                 self._rotate_bindings(ring, name)
+
+    # ---- releases of the system ------------------------------------------------------------------------------------
+
+    def expect(self, running: Mapping[str, str], coming: Mapping[str, str]) -> str:
+        with self._writing:
+            return expecting.expect(self._opener(), running, coming)
+
+    def settled(self) -> None:
+        with self._writing:
+            expecting.settled(self._opener())
+
+    def _opener(self) -> Backend | None:
+        self._opened()
+        return self._backends.get(self._by)
 
     def bind(self, backend: Backend) -> None:
         """Open with this backend, too, from now on."""

@@ -9,8 +9,10 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from appliance.errors import VaultError
 from appliance.runtime.patience import result_within
@@ -66,6 +68,13 @@ class Asking:
 
     def remove_recipient(self, name: str) -> None:
         self._ask(Request(Verb.DISMISS, detail=name))
+
+    def expect(self, running: Mapping[str, str], coming: Mapping[str, str]) -> str:
+        content = msgspec.json.encode((dict(running), dict(coming)))
+        return self._ask(Request(Verb.EXPECT, content=Secret(content))).decode()
+
+    def settled(self) -> None:
+        self._ask(Request(Verb.SETTLED))
 
     def close(self) -> None:
         """There is nothing to forget here."""

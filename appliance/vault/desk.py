@@ -6,6 +6,8 @@ Refused is whatever the policy does not allow, before anything is looked up: a r
 from collections.abc import Callable
 from typing import Any, get_args
 
+import msgspec
+
 from appliance.errors import MillwrightError, RefusedError, VaultError
 from appliance.vault import protocol
 from appliance.vault.policy import Action, Peer, Policy, check_name
@@ -129,6 +131,10 @@ class Desk:
                 custody.add_recipient(_text(request.content))
             case Verb.DISMISS:
                 custody.remove_recipient(request.detail)
+            case Verb.EXPECT:
+                return custody.expect(*_releases(request.content)).encode()
+            case Verb.SETTLED:
+                custody.settled()
         return b""
 
     def _listed(self, peer: Peer, prefix: str) -> list[object]:
@@ -150,6 +156,13 @@ def _admitted(request: Request) -> dict[str, Any]:
         return {}
     lines = (line.partition("#")[0].split() for line in _text(request.content).splitlines())
     return {"about": ", ".join(words[1] for words in lines if len(words) > 1)}
+
+
+def _releases(content: Secret) -> tuple[dict[str, str], dict[str, str]]:
+    try:
+        return msgspec.json.decode(content.reveal(), type=tuple[dict[str, str], dict[str, str]])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise VaultError("these are no values of releases", "Ask with millwright update os.") from error
 
 
 def _layer(text: str) -> Layer:

@@ -5,9 +5,9 @@ one `Settings` struct, whose defaults run, and one `create(settings, machine) ->
 `hardware` gives: see each backend.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from appliance.vault.secret import Secret
 
@@ -53,6 +53,23 @@ class Backend(Protocol):
     def latch(self) -> None:
         """From now on nothing opens until the next boot, not even for root. Does nothing where that is not possible:
         the promise says so."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A backend that opens for registered states of the machine alone: told of the next one before it is started."""
+
+    def state(self) -> Mapping[int, bytes]:
+        """Registers (PCR) of the machine when the vault opened."""
+        ...
+
+    def allow(self, old: Mapping[int, bytes], new: Mapping[int, bytes]) -> None:
+        """From now on both states open."""
+        ...
+
+    def commit(self, new: Mapping[int, bytes]) -> None:
+        """From now on this one alone, which is the one that runs."""
+        ...
 
 
 class Counter(Protocol):
@@ -126,6 +143,14 @@ class Custody(Keeper, Protocol):
     def add_recipient(self, line: str) -> None: ...
 
     def remove_recipient(self, name: str) -> None: ...
+
+    def expect(self, running: Mapping[str, str], coming: Mapping[str, str]) -> str:
+        """Before a restart into another release: values of PCR 11, hex, by how many phases of the boot have passed, of
+        the release that runs and of the one that comes. The phases at which this vault opens, empty where it does not
+        ask for PCR 11. An empty `coming` changes nothing. VaultError where it would not open afterwards."""
+
+    def settled(self) -> None:
+        """The release that runs is sound: no other opens the vault any more."""
 
     def close(self) -> None:
         """Forget the keys. Nothing else is called afterwards."""
