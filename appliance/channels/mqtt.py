@@ -57,6 +57,7 @@ def create(settings: Settings, tools: Tools) -> "Mqtt":
 
 class Mqtt:
     conflates = False
+    rest_s = 0.0
 
     def __init__(self, settings: Settings, tools: Tools) -> None:
         self.progress = 0

@@ -21,9 +21,10 @@ from appliance.config.secrets import Reveal
 from appliance.errors import ChannelError, MillwrightError, RefusedParcelError
 from appliance.masking.masker import Masker
 from appliance.masking.tokens import Tokens
+from appliance.runtime.patience import within
 from appliance.runtime.service import Clock
 from appliance.store.outbox import NOTHING, Confirmed, settled
-from appliance.store.parcels import NAMES, SINGLE, Parcel
+from appliance.store.parcels import NAMES, SINGLE, Lane, Parcel
 from appliance.store.post import Post
 
 log = logging.getLogger(__name__)
@@ -192,6 +193,7 @@ class Outlet:
                 confirmed = NOTHING
                 if parcels:
                     confirmed = await self._sent(parcels[:1] if self._alone else parcels, lost)
+                    await self._rest()
                 elif want:
                     await self._arrival(lost)
                 else:
@@ -207,6 +209,13 @@ class Outlet:
         flow = books.waiting - sum(books.queued[lane] for lane in SINGLE)
         room = self._politeness.room(asyncio.get_running_loop().time(), flow, books.received)
         return min(self._batches.size, max(room, int(urgent)))
+
+    async def _rest(self) -> None:
+        """For a destination that wants to be told now and then; an alarm is told at once."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.channel.rest_s
+        while (left := until - loop.time()) > 0 and not self.post.books.queued[Lane.ALARM]:
+            await within(left, self.post.arrival())
 
     async def _arrival(self, lost: "asyncio.Future[Any]") -> None:
         coming: asyncio.Future[Any] = asyncio.ensure_future(self.post.arrival())

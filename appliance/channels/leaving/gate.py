@@ -22,14 +22,15 @@ MAX_ROUTES = 20_000
 LANES = {
     Kind.ALARM: Lane.ALARM,
     Kind.STATE: Lane.STATE,
+    Kind.DEVICE: Lane.STATE,
     Kind.SCORE: Lane.SCORE,
     Kind.LABEL: Lane.SCORE,
     Kind.AUDIT: Lane.SCORE,
     Kind.READING: Lane.READING,
     Kind.BLOCK: Lane.READING,
 }
-URGENT = (Kind.ALARM, Kind.STATE, Kind.LABEL, Kind.AUDIT)
-_KEYED = (Kind.ALARM, Kind.STATE)
+URGENT = (Kind.ALARM, Kind.STATE, Kind.DEVICE, Kind.LABEL, Kind.AUDIT)
+_KEYED = (Kind.ALARM, Kind.STATE, Kind.DEVICE)
 _encode = msgspec.json.Encoder().encode
 
 

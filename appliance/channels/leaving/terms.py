@@ -8,7 +8,7 @@ from msgspec import Meta, Struct, field
 from appliance.config.secrets import VaultName
 from appliance.masking.masker import Policy
 
-Forwarded = Literal["alarm", "state", "score", "reading", "block", "label", "audit"]
+Forwarded = Literal["alarm", "state", "score", "reading", "block", "label", "audit", "device"]
 
 
 class Terms(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,9 +59,14 @@ class Terms(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     give_up_s: Annotated[
         float, Meta(ge=0.5, le=3600, description="And after so long the line is hung up and opened anew.")
     ] = 15.0
-    masking: Annotated[Policy, Meta(description="What becomes of personal data: see [masking].")] = field(
-        default_factory=Policy
-    )
+    masking: Annotated[
+        Policy,
+        Meta(
+            description="What becomes of personal data: `kinds`, by kind (`resident-id`, `passport`, `phone`, "
+            "`bank-card`, `e-mail`): `mask` (what is left out), `token` or `keep`; `fields`, by a field's path "
+            "(`message`, `*.by`): the same for all its text."
+        ),
+    ] = field(default_factory=Policy)
     token_key: Annotated[
         VaultName | None,
         Meta(description="The secret of 64 bytes that tokens are made with, where masking asks for any."),

@@ -1,0 +1,121 @@
+"""Home Assistant's discovery, Sparkplug's births and deaths, over a real broker."""
+
+import asyncio
+import json
+import platform
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from appliance.bus.mqtt import MqttBus
+from appliance.bus.port import Batch, Message
+from appliance.channels.leaving import home
+from appliance.channels.leaving.edge import REBIRTH
+from appliance.events.schema import Command
+from appliance.forwarding import box_name
+from appliance.protocols import sparkplug
+from appliance.protocols.sparkplug import Metric, Payload, Type, Verb
+from tests.forwarding import PATIENCE_S, Site, played
+
+HOME = '[forward.home_assistant]\nurl = "{far}"\nprefix = "mw/box"\ninterval_s = 0\n'
+SCADA = '[forward.sparkplug]\nurl = "{far}"\ngroup = "plant"\nnode = "box"\nhost = "scada"\n'
+
+
+async def until(batches: AsyncIterator[Batch], wanted: Any) -> dict[str, Message]:
+    """What came, by topic, until it is enough."""
+    found: dict[str, Message] = {}
+    async for batch in batches:
+        found |= {message.topic: message for message in batch}
+        if wanted(found):
+            break
+    return found
+
+
+BOX = box_name(platform.node())
+
+
+def test_home_assistant_gets_devices_and_its_buttons_acknowledge() -> None:
+    config = home.topic("homeassistant", home.identity(BOX, "line1/pump"))
+
+    async def scenario(site: Site) -> None:
+        asked: asyncio.Queue[Command] = asyncio.Queue()
+
+        def acknowledge(command: Command) -> dict[str, Any]:
+            asked.put_nowait(command)
+            return {}
+
+        async with MqttBus(site.far.url) as ha, ha.subscribe("homeassistant/#", "mw/#", qos=1) as batches:
+            await ha.wait_connected(PATIENCE_S)
+            async with site.forwarding(HOME):
+                site.plant.publish_many([site.reading(1), site.alarm(1)])
+                found = await until(
+                    batches,
+                    lambda found: {config, "mw/box/alarm/line1/pump", "mw/box/reading/line1/pump"} <= found.keys(),
+                )
+                assert found["mw/box/availability"].payload == b"online"
+                components = json.loads(found[config].payload)["cmps"]
+                assert json.loads(found["mw/box/alarm/line1/pump"].payload)["state"] == "unacknowledged"
+                button = components["alarm-ack"]
+                async with site.serve("detect", {"ack": acknowledge}):
+                    ha.publish(button["cmd_t"], button["pl_prs"].encode(), qos=1)
+                    assert (await asked.get()).args == {"alarm": "a1"}
+                ha.publish("homeassistant/status", b"online", qos=1)
+                assert config in await until(batches, lambda found: config in found)
+            gone = await until(batches, lambda found: "mw/box/availability" in found)
+            assert gone["mw/box/availability"].payload == b"offline"
+
+    played(scenario)
+
+
+def test_ghosts_of_this_box_are_taken_out_and_those_of_others_stay() -> None:
+    ghost = home.topic("homeassistant", home.identity(BOX, "old/pump"))
+    known = home.topic("homeassistant", home.identity(BOX, "line1/fan"))
+    other = home.topic("homeassistant", "mw_another-pump")
+
+    async def scenario(site: Site) -> None:
+        async with MqttBus(site.far.url) as ha:
+            await ha.wait_connected(PATIENCE_S)
+            for topic in (ghost, known, other):
+                ha.publish(topic, b"{}", qos=1, retain=True)
+            seen = {home.identity(BOX, "line1/fan"): 2**62}
+            ha.publish("mw/box/known", msgspec.json.encode(seen), qos=1, retain=True)
+            await ha.drain()
+            async with ha.subscribe("homeassistant/#", "mw/box/availability", qos=1) as batches, site.forwarding(HOME):
+                found = await until(
+                    batches, lambda found: found.get("mw/box/availability", Message("", b"")).payload == b"online"
+                )
+        assert {topic: found[topic].payload for topic in (ghost, known, other)} == {
+            ghost: b"",
+            known: b"{}",
+            other: b"{}",
+        }
+
+    played(scenario)
+
+
+def test_sparkplug_waits_for_its_host_is_born_again_when_told_and_dies() -> None:
+    state, death = sparkplug.host("scada"), sparkplug.topic("plant", Verb.NDEATH, "box")
+    birth, data = (
+        sparkplug.topic("plant", Verb.NBIRTH, "box"),
+        sparkplug.topic("plant", Verb.DDATA, "box", "line1:pump"),
+    )
+
+    async def scenario(site: Site) -> None:
+        async with MqttBus(site.far.url) as scada, scada.subscribe("spBv1.0/plant/#", qos=1) as batches:
+            await scada.wait_connected(PATIENCE_S)
+            async with site.forwarding(SCADA):
+                site.plant.publish_many([site.reading(1)])
+                await site.until("sparkplug", lambda found: found["queued"].get("reading") == 1)
+                scada.publish(state, b'{"online":true,"timestamp":1}', qos=1, retain=True)
+                found = await until(batches, lambda found: data in found)
+                assert list(found) == [birth, sparkplug.topic("plant", Verb.DBIRTH, "box", "line1:pump"), data]
+                assert sparkplug.decode(found[data].payload).metrics[0].is_historical
+                order = sparkplug.encode(Payload((Metric(REBIRTH, True, Type.BOOLEAN),)))
+                scada.publish(sparkplug.topic("plant", Verb.NCMD, "box"), order, qos=1)
+                assert birth in await until(batches, lambda found: birth in found)
+                scada.publish(state, b'{"online":false,"timestamp":2}', qos=1, retain=True)
+                await site.until("sparkplug", lambda found: "has left" in found["error"])
+                assert death in await until(batches, lambda found: death in found)
+
+    played(scenario)
