@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from msgspec.structs import replace
+
 from ota import bundle
-from ota.publish import goods
+from ota.publish import goods, sealing
 from tests.updates import FLEET, NOON, Handler, Publisher, Server, model, serving
 
 CLIENT = Path(__file__).with_name("ota_client.py")
@@ -16,14 +19,14 @@ KILLS = 40
 
 
 class Client:
-    def __init__(self, folder: Path, publisher: Publisher, server: Server, wanted: str) -> None:
+    def __init__(self, folder: Path, publisher: Publisher, server: Server, wanted: str, *keys: Path) -> None:
         self.folder, self.wanted, self._root = folder, wanted, folder.parent / "root.json"
         folder.mkdir(exist_ok=True)
         self._root.write_bytes(publisher.root)
-        self._server = server
+        self._server, self._keys = server, keys
 
     def start(self) -> subprocess.Popen[bytes]:
-        words = [self.folder, self._root, self._server.url, FLEET, self.wanted, NOON]
+        words = [self.folder, self._root, self._server.url, FLEET, self.wanted, NOON, *self._keys]
         environment = os.environ | {"PYTHONPATH": str(CLIENT.parents[2])}
         return subprocess.Popen(
             [sys.executable, CLIENT, *map(str, words)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -88,21 +91,28 @@ def test_killed_at_random_moments_of_a_download(tmp_path: Path) -> None:
     assert not (client.folder / "updates" / "made").exists()
 
 
-def test_killed_at_random_moments_after_the_download(tmp_path: Path) -> None:
-    """Verifying, applying a delta, taking in, moving names: killed after random times, with the old model there."""
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_killed_at_random_moments_after_the_download(tmp_path: Path, encrypted: bool) -> None:
+    """Verifying, decrypting, applying a delta, taking in, moving names: killed after random times, with the old model
+    there."""
     from ota.delta.making import make
 
     rng = random.Random(6)
     content = bytearray(rng.randbytes(4 << 20))
     publisher = Publisher(tmp_path / "workshop")
+    keys = [tmp_path / "fleet"] if encrypted else []
+    for key in keys:
+        sealing.create(key)
+        line = sealing.read_public(key.with_name("fleet.pub"))
+        publisher.workshop.configure(replace(publisher.workshop.settings, sealed={FLEET: (line,)}))
     first = publisher.add(model(tmp_path, "1.0.0", bytes(content)))
     content[1000:2000] = bytes(1000)
     second = publisher.add(model(tmp_path, "2.0.0", bytes(content)))
     goods.add_deltas(publisher.workshop, FLEET, "pump", 1, make)
     publisher.publish()
     with serving(publisher.workshop.repository) as server:
-        Client(tmp_path / "box", publisher, server, first.bundle).run()
-        client = Client(tmp_path / "box", publisher, server, second.bundle)
+        Client(tmp_path / "box", publisher, server, first.bundle, *keys).run()
+        client = Client(tmp_path / "box", publisher, server, second.bundle, *keys)
         for _ in range(15):
             running = client.start()
             assert running.stdout is not None
@@ -117,3 +127,4 @@ def test_killed_at_random_moments_after_the_download(tmp_path: Path) -> None:
         client.run()
     assert (client.folder / "models" / "names" / "pump" / "current").resolve().name == second.bundle
     assert (client.folder / "models" / "names" / "pump" / "previous").resolve().name == first.bundle
+    assert not (client.folder / "updates" / "made").exists()

@@ -82,6 +82,8 @@ def test_a_fleet_opens_whole_models_and_deltas(
     supply = box.supply(server.repository(), unwrapper=vault(key))
     install(supply, box, first)
     second = publisher.add(model(tmp_path, "2.0.0", b"new" + CONTENT))
+    route = supply.route(second.bundle, supply.offers()[0])
+    assert route.disk_bytes > 2 * route.fetch_bytes + second.unpacked_bytes - 100  # encrypted, opened, unpacked
     [made] = goods.add_deltas(publisher.workshop, FLEET, "pump", 1, make)
     assert made.kept or made.patch_bytes
     publisher.publish()
