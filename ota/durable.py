@@ -7,8 +7,11 @@ from ota.errors import StorageError
 
 
 def write(path: Path, data: bytes) -> None:
-    """Temporary file, fsync, rename, fsync of the folder. StorageError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    """Temporary file, fsync, rename, fsync of the folder; by one at a time. StorageError.
+
+    The temporary file has one name: what a killed process has left of it is written over, and not left for ever.
+    """
+    temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

@@ -204,14 +204,15 @@ class Supply:
         """Nothing of it is needed any more."""
         for stop in self._decided(asked.bundle).stops:
             (self._files / stop.digest).unlink(missing_ok=True)
-            for rest in self._files.glob(f"{stop.digest}.part*"):
+            for rest in (*self._files.glob(f"{stop.digest}.part*"), *self._files.glob(f".{stop.digest}.*")):
                 rest.unlink()
         leaving = self._folder / "leaving"
         if self._made_in.is_dir():
             shutil.rmtree(leaving, ignore_errors=True)
             durable.move(self._made_in, leaving)  # first: what is half removed must not have the name of what is whole
         shutil.rmtree(leaving, ignore_errors=True)
-        self._route_file(asked.bundle).unlink(missing_ok=True)
+        for route in (*self._folder.glob(f"{asked.bundle}.route"), *self._folder.glob(f".{asked.bundle}.route.*")):
+            route.unlink(missing_ok=True)
 
     def arrived(self, asked: Asked) -> tuple[int, int]:
         """Bytes of its files that are here, of all that the route takes."""
