@@ -27,6 +27,7 @@ class Streams:
         task = asyncio.create_task(self._guard(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # one that never got a turn
 
     async def put(self, arrivals: list[Arrival]) -> None:
         """Arrivals that the ledger counts as received."""

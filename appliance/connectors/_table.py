@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import chain, islice
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, Protocol
 
 from appliance.errors import ConnectorError, EventError
 from appliance.events import codec
@@ -26,6 +26,12 @@ _SECOND = 1_000_000_000
 _EPOCHS = ((10**17, 1), (10**14, 1000), (10**11, 10**6), (946_684_800, _SECOND))
 
 
+class Lines(Protocol):
+    """A text file, as much of it as a table needs."""
+
+    def readline(self, size: int = -1, /) -> str: ...
+
+
 class Row(NamedTuple):
     at: int | None  # UTC ns as recorded; None where the file has row numbers or no times
     values: dict[str, float]
@@ -39,9 +45,10 @@ class Columns(NamedTuple):
 
 
 class Table:
-    """Reads the head of `file` at once, its rows when they are asked for."""
+    """Reads the head of `file` at once, its rows when they are asked for. `ahead` False: the rows that tell what the
+    columns are count as read."""
 
-    def __init__(self, file: TextIO, source: str, time_column: str, ledger: Ledger) -> None:
+    def __init__(self, file: Lines, source: str, time_column: str, ledger: Ledger, *, ahead: bool = True) -> None:
         self.source, self._file, self._ledger = source, file, ledger
         head = file.readline(MAX_LINE)
         if not head.strip():
@@ -51,10 +58,21 @@ class Table:
         self._width = len(names)
         self._probe = list(islice(self._lines(), PROBE))
         self.columns = _columns(names, [self._split_or_nothing(line) for line in self._probe], time_column, source)
+        self._unread = self._probe if ahead else []
 
     def rows(self) -> Iterator[Row | None]:
         """Row by row; None stands for one that does not fit, counted in the ledger, or that is blank."""
-        for line in chain(self._probe, self._lines()):
+        return self._parsed(chain(self._probe, self._lines()))
+
+    def more(self) -> Iterator[Row | None]:
+        """As `rows`, those that were not read yet: of a file that grows, again and again."""
+        return self._parsed(chain(iter(self._taken, None), self._lines()))
+
+    def _taken(self) -> str | None:
+        return self._unread.pop(0) if self._unread else None
+
+    def _parsed(self, lines: Iterable[str]) -> Iterator[Row | None]:
+        for line in lines:
             row = None
             if line.strip():
                 self._ledger.received += 1
@@ -212,6 +230,6 @@ def _can_name(name: str) -> bool:
     return True
 
 
-def _skip_line(file: TextIO) -> None:
+def _skip_line(file: Lines) -> None:
     while (rest := file.readline(MAX_LINE)) and not rest.endswith("\n"):
         pass

@@ -2,28 +2,21 @@
 
 import asyncio
 import re
-import socket
 import textwrap
 import tomllib
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import pytest
-from pymodbus.datastore import ModbusDeviceContext, ModbusSequentialDataBlock, ModbusServerContext
-from pymodbus.server import ModbusTcpServer
 
 from appliance import connectors, plugins
-from appliance.bus.memory import MemoryBroker, MemoryBus
-from appliance.connectors import modbus, mqtt
 from appliance.connectors._pace import Leaping
 from appliance.connectors.port import Arrival, Connector
 from appliance.events import codec, topics
-from appliance.events.ledger import Ledger
 from appliance.events.schema import Block, Device, Kind, Reading
+from tests.sources import MAKERS
 
 NAMES = plugins.names("appliance.connectors")
 KINDS: dict[type, Kind] = {Reading: Kind.READING, Block: Kind.BLOCK, Device: Kind.DEVICE}
@@ -37,86 +30,18 @@ def recording(folder: Path) -> dict[str, Any]:
     return {"file": str(path)}
 
 
+def growing(folder: Path) -> dict[str, Any]:
+    recording(folder)
+    return {"folder": str(folder), "asset": "lab", "start": "beginning"}
+
+
 SETTINGS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "files": growing,
     "host": lambda _: {},
     "replay": recording,
     "simulator": lambda _: {},
 }
 ENDING = {"replay"}
-Peer = Callable[[], AbstractAsyncContextManager[None]]
-
-
-class WithPeer:
-    """A connector, and whom it speaks with for as long as it is open."""
-
-    def __init__(self, connector: Connector, peer: Peer) -> None:
-        self._connector, self._peer = connector, peer
-        self._stack = AsyncExitStack()
-
-    @property
-    def ledger(self) -> Ledger:
-        return self._connector.ledger
-
-    async def __aenter__(self) -> Self:
-        self._stack = AsyncExitStack()
-        await self._stack.enter_async_context(self._connector)
-        await self._stack.enter_async_context(self._peer())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
-
-    def __aiter__(self) -> AsyncIterator[list[Arrival]]:
-        return self._connector.__aiter__()
-
-
-def listening(_: Path) -> Connector:
-    """Devices of Zigbee2MQTT on a broker in memory."""
-    broker, leap = MemoryBroker(), Leaping()
-    plug = {"ieee_address": "0x1", "friendly_name": "plug"}
-
-    async def speak() -> None:
-        async with MemoryBus(broker) as bus:
-            bus.publish("zigbee2mqtt/bridge/devices", msgspec.json.encode([plug]), retain=True)
-            for number in range(10**6):
-                await leap.wait(1)
-                bus.publish("zigbee2mqtt/plug", b'{"power": %d}' % number if number % 5 else b"{broken")
-
-    @asynccontextmanager
-    async def peer() -> AsyncIterator[None]:
-        speaking = asyncio.create_task(speak())
-        yield
-        speaking.cancel()
-        await asyncio.gather(speaking, return_exceptions=True)
-
-    settings = mqtt.Settings("mqtt://192.0.2.1", dialects=["zigbee2mqtt"])
-    return WithPeer(mqtt.create(settings, lambda: MemoryBus(broker), leap.time()), peer)
-
-
-def polling(_: Path) -> Connector:
-    """A slave of Modbus in this process."""
-    leap, free = Leaping(), socket.create_server(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-    free.close()
-
-    @asynccontextmanager
-    async def peer() -> AsyncIterator[None]:
-        zeros = {name: ModbusSequentialDataBlock(1, [0] * 10) for name in ("ir", "hr", "di", "co")}
-        server = ModbusTcpServer(ModbusServerContext(ModbusDeviceContext(**zeros)), address=("127.0.0.1", port))
-        await server.serve_forever(background=True)
-        yield
-        await server.shutdown()
-
-    one = {"asset": "line1/meter", "host": "127.0.0.1", "port": port, "points": [{"name": "p", "address": 1}]}
-    return WithPeer(modbus.create(msgspec.convert({"slaves": [one]}, modbus.Settings), leap.time()), peer)
-
-
-MAKERS: dict[str, Callable[[Path], Connector]] = {
-    "modbus": polling,
-    "mqtt": listening,
-}  # those that need more than settings
 
 
 @pytest.fixture(params=NAMES)
@@ -158,11 +83,12 @@ def test_its_settings_say_what_they_mean(name: str) -> None:
 
 def test_its_docstring_shows_a_configuration_that_is_valid(name: str) -> None:
     plugin = plugins.load("appliance.connectors", name)
-    shown = re.search(r"(?m)^(    \[connectors\..*(?:\n(?:    .*)?)*)", plugin.__doc__ or "")
+    shown = re.search(r"(?m)^(    \[\[?connectors\..*(?:\n(?:    (?!curl).*)?)*)", plugin.__doc__ or "")
     assert shown, "the docstring shows no [connectors.NAME]"
     tables = tomllib.loads(textwrap.dedent(shown[1]))["connectors"]
     assert list(tables) == [name]
-    msgspec.convert(tables[name], plugin.Settings)
+    for table in tables[name] if isinstance(tables[name], list) else [tables[name]]:
+        msgspec.convert(table, plugin.Settings)
 
 
 def test_what_it_yields_can_be_published(connector: Connector) -> None:
