@@ -41,7 +41,7 @@ class Keys:
 
     root: list[CryptoSigner] = field(default_factory=lambda: keys(5))
     targets: list[CryptoSigner] = field(default_factory=lambda: keys(3))
-    release: list[CryptoSigner] = field(default_factory=lambda: keys(2))
+    release: list[CryptoSigner] = field(default_factory=lambda: keys(3))
     online: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     courier: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     trainers: dict[str, list[CryptoSigner]] = field(default_factory=lambda: {FLEET: keys(2), OTHER: keys(2)})

@@ -7,7 +7,8 @@ Name the second one in the configuration, and start `detect` again:
     share_percent = 50
 
 Which assets it judges is drawn by a salted hash: the same ones after each start. It decides alone there, as soon as it
-has learned them. What is found must hold at 5 % over all tests together; an asset counts as one observation.
+has learned them. What is found must hold at 5 % over all tests together; an asset counts as one observation. Look once,
+when the time that you have set is over: whoever ends at the first difference finds one too often.
 """
 
 import argparse

@@ -37,7 +37,7 @@ from ota.publish.workshop import Settings, Workshop
 from ota.trust import OS_RELEASE, models_role
 
 PASSPHRASE = "MILLWRIGHT_PASSPHRASE"
-_MADE = {"root": 5, "targets": 3, "release": 2, "online": 1, "courier": 1}
+_MADE = {"root": 5, "targets": 3, "release": 3, "online": 1, "courier": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -108,7 +108,7 @@ def _check(people: People) -> None:
     for role, keys, needed in (
         (Root.type, people.root, 5),
         (Targets.type, people.targets, 3),
-        (OS_RELEASE, people.release, 2),
+        (OS_RELEASE, people.release, 3),
         *((models_role(fleet), keys, TRAINERS) for fleet, keys in people.trainers.items()),
     ):
         if len({key.keyid for key in keys}) < needed:

@@ -27,10 +27,10 @@ class Office:
         self.workshop = Workshop(folder, now)
         self.workshop.configure(Settings())
         self._online, courier_key = _key(), _key()
-        self._people = [_key() for _ in range(12)]
+        self._people = [_key() for _ in range(13)]
         root, targets, release, makers = (
             tuple(key.public_key for key in self._people[begin:end])
-            for begin, end in ((0, 5), (5, 8), (8, 10), (10, 12))
+            for begin, end in ((0, 5), (5, 8), (8, 11), (11, 13))
         )
         online, stick = self._online.public_key, courier_key.public_key
         founding.found(self.workshop, People(root, targets, release, online, stick, {FLEET: makers}))
