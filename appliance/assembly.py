@@ -45,6 +45,7 @@ SERVICES = (
     "broker",
     "record",
     "forward",
+    "metrics",
     "detect",
     "infer",
     "update",
@@ -58,7 +59,7 @@ UPKEEP_ANSWER_S = 5.0  # a vault that ends does not hold up what asks it from wi
 
 def choose(wanted: Sequence[str], config: Config) -> list[str]:
     """The services to run, in the order of their start. Without names: all, the vault only where one was made, the
-    broker only where the bus is ours, infer only where something is to be served, forward where it is told whereto."""
+    broker only where the bus is ours, infer only where something is to be served, forward and metrics where they are told whereto."""
     for name in wanted:
         if name not in SERVICES:
             raise ConfigError(f"there is no service '{name}'", f"There are: {', '.join(SERVICES)}.")
@@ -69,6 +70,7 @@ def choose(wanted: Sequence[str], config: Config) -> list[str]:
         "broker": bool(config.bus.url),
         "infer": not (config.infer.port or config.infer.models),
         "forward": not config.forward,
+        "metrics": not config.metrics.port,
     }
     return [name for name in SERVICES if not left_out.get(name)]
 
@@ -83,6 +85,7 @@ def build(config: Config, document: Document, names: Sequence[str]) -> list[Serv
         "infer": _infer,
         "update": _update,
         "forward": _forward,
+        "metrics": _metrics,
         "ingest": _ingest,
     }
     return [builders[name](config, document) for name in names]
@@ -380,6 +383,12 @@ def devices_for(backend: "Backend") -> "Find":
             workers.close()
 
     return find
+
+
+def _metrics(config: Config, _: Document) -> Service:
+    from appliance.services.metrics import Metrics
+
+    return Metrics(_session_of(config, "metrics"), session(config), config.metrics, time.time_ns)
 
 
 def _forward(config: Config, document: Document) -> Service:

@@ -339,6 +339,12 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     max_assets: Annotated[int, Meta(ge=1, le=1_000_000, description="Assets recorded; more are counted.")] = 10_000
 
 
+class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+    """Prometheus's `/metrics`: services, readings, scores, alarms, what is forwarded."""
+
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port on loopback; 9464 is usual. 0: none.")] = 0
+
+
 class Vault(Struct, frozen=True, forbid_unknown_fields=True):
     """Where secrets are kept: see `millwright vault`. A vault that has been made runs with the other services."""
 
@@ -419,6 +425,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     infer: Infer = field(default_factory=Infer)
     update: Update = field(default_factory=Update)
     record: Record = field(default_factory=Record)
+    metrics: Metrics = field(default_factory=Metrics)
     vault: Vault = field(default_factory=Vault)
     devices: Devices = field(default_factory=Devices)
     log: Log = field(default_factory=Log)

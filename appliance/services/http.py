@@ -66,13 +66,15 @@ def refusal(error: RequestError) -> Response:
 
 
 @asynccontextmanager
-async def listening(answer: Answer, port: int, limits: Limits) -> AsyncIterator[int]:
+async def listening(
+    answer: Answer, port: int, limits: Limits, setting: str = "infer.port"
+) -> AsyncIterator[int]:
     """Serve for as long as the context lasts, on `port` or, for 0, on one that is free: which one is yielded.
 
-    `answer` may raise RequestError. ConfigError where the port is taken.
+    `answer` may raise RequestError. ConfigError where the port is taken; `setting` is where it was chosen.
     """
     server = _Server(answer, limits)
-    sockets = _bound(port)
+    sockets = _bound(port, setting)
     servers = [await asyncio.start_server(server.serve, sock=one, limit=2 * CHUNK) for one in sockets]
     try:
         yield sockets[0].getsockname()[1]
@@ -82,7 +84,7 @@ async def listening(answer: Answer, port: int, limits: Limits) -> AsyncIterator[
         await server.end()
 
 
-def _bound(port: int) -> list[socket.socket]:
+def _bound(port: int, setting: str) -> list[socket.socket]:
     """Sockets on IPv4's loopback address and, where this machine has it, on IPv6's, on the same port."""
     found: list[socket.socket] = []
     for family, address in zip((socket.AF_INET, socket.AF_INET6), LOOPBACK, strict=True):
@@ -97,7 +99,7 @@ def _bound(port: int) -> list[socket.socket]:
                 one.close()
             if not found:
                 raise ConfigError(
-                    f"port {port} on {address} cannot be listened on: {error.strerror}", "Choose another infer.port."
+                    f"port {port} on {address} cannot be listened on: {error.strerror}", f"Choose another {setting}."
                 ) from error
     return found
 
