@@ -40,6 +40,7 @@ REQUIRED = (
     "openvino>=2026.1",
     "paho-mqtt==2.2.0",
     "psutil>=7",
+    "pymodbus>=3.16",
     "pyserial>=3.5",
     "rich>=14",
     "sqlite-utils>=4.2",
