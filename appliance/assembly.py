@@ -53,6 +53,7 @@ SERVICES = (
 )  # in the order of their start
 DETECTED = "detected.state"
 COMPILED = "compiled"  # a folder
+DISCOVERY = "discovery"  # the connector that needs no configuration
 DAY = 86_400_000_000_000  # ns
 UPKEEP_ANSWER_S = 5.0  # a vault that ends does not hold up what asks it from within
 
@@ -411,8 +412,13 @@ def _ingest(config: Config, document: Document) -> Service:
     for _, error in rivals(sources):
         raise document.error(("connectors",), error.message, error.remedy)
     if config.devices.discover:
-        sources.insert(0, ("discovery", _listening(config, document, lambda: session(config), found.known)))
+        sources.insert(0, (DISCOVERY, discovery(config, document, found.known)))
     return Ingest(_session_of(config, "ingest"), sources, time.time_ns, strays=Strays(session(config)), devices=found)
+
+
+def discovery(config: Config, document: Document, known: "Known") -> "Connector":
+    """Devices on the bus's own broker."""
+    return _listening(config, document, lambda: session(config), known)
 
 
 def _listening(

@@ -58,3 +58,11 @@ class Patient(Protocol):
     """What a connector may say of itself: it runs as soon as it is open, though nothing may come for long."""
 
     is_patient: bool
+
+
+@runtime_checkable
+class Diagnosable(Protocol):
+    """What a connector may offer to `millwright connector test`."""
+
+    def diagnose(self) -> AsyncIterator[str]:
+        """Lines that say what is on the wire: opens what it needs by itself. ConnectorError where nothing is."""
