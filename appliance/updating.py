@@ -33,7 +33,7 @@ from ota.local import Local
 from ota.manifest import Host
 from ota.origins import Origins
 from ota.patching import in_a_process_of_its_own
-from ota.sources import Patience, Repository, Source
+from ota.sources import GoesOn, Patience, Repository, Source
 from ota.supply import Means, Places, Supply
 from ota.times import StoredTimes
 from ota.trust import Trust, View
@@ -120,14 +120,14 @@ def _unwrapper(config: Config) -> "Unwrapper | None":
     return FleetKeys(client.by_socket(socket)) if has_vault else None
 
 
-def _web(ca_file: str, url: str) -> Repository:
+def _web(ca_file: str, url: str, goes_on: GoesOn) -> Repository:
     context = None
     if url.startswith("https:"):
         try:
             context = ssl.create_default_context(cafile=ca_file or None)
         except OSError as error:
             raise OtaError(f"{ca_file}: {error.strerror or error}", "Mend ca_file in [update].") from error
-    return Repository.at(url, Patience(), context)
+    return Repository.at(url, Patience(), context, goes_on)
 
 
 def _root(config: Config) -> bytes:

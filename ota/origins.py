@@ -21,15 +21,14 @@ from ota.errors import DamagedError, FetchError, OtaError, TrustError
 from ota.fetch import Course
 from ota.install import NotNowError, Order, Step
 from ota.local import Local
-from ota.sources import Repository
+from ota.sources import GoesOn, Repository
 from ota.supply import Places, Supply
 
 REPOSITORY = "repository"
 MAX_PLACES = 64
 _SLICE_S = 0.2
 
-Web = Callable[[str], Repository]  # of an address on the web
-GoesOn = Callable[[], None]  # may raise to stop
+Web = Callable[[str, GoesOn], Repository]  # of an address on the web
 
 
 class Origins:
@@ -45,11 +44,11 @@ class Origins:
 
     def supply(self, first: str = "") -> Supply:
         """Of the configured places; `first` is asked before them. OtaError where it has no repository."""
-        if first and not any(True for _ in self._at(first)):
+        if first and not any(True for _ in self._at(first, _always)):
             raise FetchError(
                 f"{first}: there is no repository on it", "Prepare it: millwright-publish usb WORKSHOP STICK --key KEY"
             )
-        return self._make(lambda: self._places(first))
+        return self._make(lambda: self._places(first, _always))
 
     def sticks(self) -> list[Path]:
         """Those that are plugged in at this moment."""
@@ -59,13 +58,13 @@ class Origins:
         """Whether any place is configured."""
         return bool(self._addresses)
 
-    def _places(self, first: str) -> list[Repository]:
+    def _places(self, first: str, goes_on: GoesOn) -> list[Repository]:
         addresses = dict.fromkeys([*([first] if first else []), *self._addresses])
-        return [place for address in addresses for place in self._at(address)][:MAX_PLACES]
+        return [place for address in addresses for place in self._at(address, goes_on)][:MAX_PLACES]
 
-    def _at(self, address: str) -> Iterator[Repository]:
+    def _at(self, address: str, goes_on: GoesOn) -> Iterator[Repository]:
         if not address.startswith("/"):
-            yield self._web(address)
+            yield self._web(address, goes_on)
             return
         for path in _paths(address):
             if (found := courier.repository(path)) is not None:
@@ -120,7 +119,7 @@ class Origins:
 
     def _of(self, order: Order) -> Supply:
         first = order.source.partition(":")[2]
-        return self._make(lambda: self._places(first))
+        return self._make(lambda: self._places(first, self._goes_on))
 
     @property
     def _course(self) -> Course:
@@ -137,6 +136,10 @@ class Origins:
 def source(place: str = "") -> str:
     """Of an order from a repository."""
     return f"{REPOSITORY}:{place}" if place else REPOSITORY
+
+
+def _always() -> None:
+    """A look is not stopped: it changes nothing."""
 
 
 def _asks_repository(order: Order) -> bool:

@@ -10,8 +10,9 @@ import socket
 import ssl
 import stat
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -22,9 +23,17 @@ from urllib.parse import quote, urlsplit
 from ota.errors import FetchError, MissingError, OtaError
 
 _CHUNK = 1 << 16
+_LOOK_S = 0.2  # between two looks whether it shall go on
 _RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
 _AS_IT_IS = "/%:@!$&'()*+,;=~"  # a name may be quoted already
 _REMEDY = "It is tried again later; what arrived is kept."
+
+
+GoesOn = Callable[[], None]  # may raise an OtaError, to stop: it comes out of what is being read
+
+
+def _always() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -60,12 +69,18 @@ class Web:
 
     courier = False
 
-    def __init__(self, url: str, patience: Patience = Patience(), context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        patience: Patience = Patience(),
+        context: ssl.SSLContext | None = None,
+        goes_on: GoesOn = _always,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise OtaError(f"'{url}' is not an address of the web", "It begins with https:// or http://.")
         self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, parts.port
-        self._base, self._patience = parts.path.rstrip("/"), patience
+        self._base, self._patience, self._goes_on = parts.path.rstrip("/"), patience, goes_on
         self._context = context or (ssl.create_default_context() if self._secure else None)
 
     def __str__(self) -> str:
@@ -79,7 +94,7 @@ class Web:
                 connection.request("GET", f"{self._base}/{quote(name, safe=_AS_IT_IS)}", headers=_headers(offset))
                 response = connection.getresponse()
             except (OSError, HTTPException, ValueError) as error:
-                raise self._broken(name, error) from error
+                raise self._broken(name, error, watch) from error
             with closing(response):  # one that ends with its connection holds the socket by itself
                 yield Answer(self._begin(name, response, offset), self._chunks(name, response, watch))
 
@@ -91,7 +106,7 @@ class Web:
             raw = socket.create_connection((self._host, port), timeout=self._patience.connect_s)
         except OSError as error:
             raise self._broken("", error) from error
-        with _Watch(raw, self._patience) as watch:
+        with _Watch(raw, self._patience, self._goes_on) as watch:
             connection.sock = raw
             try:
                 if self._context is not None:
@@ -101,7 +116,7 @@ class Web:
                     watch.socket.do_handshake()
             except OSError as error:
                 connection.close()
-                raise self._broken("", error) from error
+                raise self._broken("", error, watch) from error
             try:
                 yield connection, watch
             finally:
@@ -125,11 +140,13 @@ class Web:
                 watch.received += len(chunk)
                 yield chunk
         except (OSError, HTTPException, ValueError) as error:
-            raise self._broken(name, error) from error
-        if watch.given_up:
-            raise self._broken(name, TimeoutError())
+            raise self._broken(name, error, watch) from error
+        if watch.given_up or watch.stopped:
+            raise self._broken(name, TimeoutError(), watch)
 
-    def _broken(self, name: str, error: Exception) -> FetchError:
+    def _broken(self, name: str, error: Exception, watch: "_Watch | None" = None) -> OtaError:
+        if watch is not None and watch.stopped is not None:
+            return watch.stopped
         what = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return FetchError(f"{self}/{name}: {what}", _REMEDY)
 
@@ -140,10 +157,11 @@ class _Watch:
     A time limit on a socket does not do that: each single byte begins it anew.
     """
 
-    def __init__(self, opened: socket.socket, patience: Patience) -> None:
-        self.socket, self._patience = opened, patience
+    def __init__(self, opened: socket.socket, patience: Patience, goes_on: GoesOn) -> None:
+        self.socket, self._patience, self._goes_on = opened, patience, goes_on
         self.received = 0
         self.given_up = False
+        self.stopped: OtaError | None = None  # by whoever fetches
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="ota watch")
 
@@ -156,16 +174,27 @@ class _Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        before = 0
-        while not self._done.wait(self._patience.window_s):
-            received = self.received
-            if received - before < self._patience.window_bytes:
-                self.given_up = True
-                with suppress(OSError):
-                    # Not SSLSocket.shutdown, which takes the session away under whoever reads.
-                    socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+        before, window_s = 0, self._patience.window_s
+        ends = time.monotonic() + window_s
+        while not self._done.wait(min(_LOOK_S, window_s)):
+            try:
+                self._goes_on()
+            except OtaError as error:
+                self.stopped = error
+                self._cut()
                 return
-            before = received
+            if time.monotonic() < ends:
+                continue
+            if self.received - before < self._patience.window_bytes:
+                self.given_up = True
+                self._cut()
+                return
+            before, ends = self.received, ends + window_s
+
+    def _cut(self) -> None:
+        with suppress(OSError):
+            # Not SSLSocket.shutdown, which takes the session away under whoever reads.
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
 
 def _headers(offset: int) -> dict[str, str]:
@@ -282,10 +311,14 @@ class Repository:
         return str(self.metadata).removesuffix("/metadata")
 
     @classmethod
-    def at(cls, url: str, patience: Patience = Patience(), context: ssl.SSLContext | None = None) -> "Repository":
+    def at(
+        cls, url: str, patience: Patience = Patience(), context: ssl.SSLContext | None = None, goes_on: GoesOn = _always
+    ) -> "Repository":
         """On the web, as `millwright-publish` lays it out."""
         url = url.rstrip("/")
-        return cls(Web(f"{url}/metadata", patience, context), Web(f"{url}/targets", patience, context))
+        return cls(
+            Web(f"{url}/metadata", patience, context, goes_on), Web(f"{url}/targets", patience, context, goes_on)
+        )
 
     @classmethod
     def within(cls, root: Path, *below: str, courier: bool = True) -> "Repository":

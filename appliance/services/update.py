@@ -286,6 +286,7 @@ class Update:
     async def _pause(self, command: Command) -> dict[str, Any]:
         asked = commands.arguments(command, _Pause)
         await self._do(lambda: self._installer.pause(asked.paused))
+        self._status.publish()
         return {"paused": asked.paused}
 
     async def _rollback(self, command: Command) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def origins(root: Path, library: Library) -> Origins:
         means = Means(1 << 30, Host("1.0", 1 << 30), in_a_process_of_its_own)
         return Supply(trust, places, FLEET, Bases(library), update / "supply", means)
 
-    return Origins([str(repository)], local, supply, Repository.at, lambda: None)
+    return Origins([str(repository)], local, supply, lambda url, _: Repository.at(url), lambda: None)
 
 
 def play(root: Path, ruling: str) -> Installer:

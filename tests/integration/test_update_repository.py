@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from ota.manifest import Bundle
 from ota.publish import goods
 from tests import bundles
 from tests.plants import PATIENCE_S, Plant, running
-from tests.updates import FLEET, OTHER, Publisher, Server, serving
+from tests.updates import FLEET, OTHER, Handler, Publisher, Server, serving
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Box
@@ -433,6 +434,52 @@ def test_what_takes_more_room_than_there_may_be_is_not_begun(site: Site) -> None
             topic = f"update/install/{answer.result['id']}"
             await plant.until(lambda: "may be used" in plant.installs[topic].reason)
             assert "1,048,576" in plant.installs[topic].reason
+            back = await site.said("rollback")
+            assert back["step"] == "refused"
+
+    asyncio.run(scenario())
+
+
+def test_a_pause_and_a_word_of_a_person_wait_for_no_server(site: Site) -> None:
+    """In the midst of a download from a server that says nothing more; it goes on where it was."""
+    site.start(poll_minutes=0)
+    folder = bundles.waves(site.box.folder / "large", "2.0.0", 63, window=64)
+    wanted = site.publisher.add(folder)
+    half = threading.Event()
+    given: list[int] = []
+
+    def silent(handler: Handler, path: str, data: bytes, begin: int) -> bool:
+        if not path.endswith(".bundle"):
+            return False
+        given.append(begin)
+        if begin:
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[: len(data) // 2])
+        handler.wfile.flush()
+        half.set()
+        handler.server.ended.wait(PATIENCE_S)
+        return True
+
+    async def scenario() -> None:
+        site.server.fault = silent
+        async with running(site.box.config, site.box.url, "detect", "update") as plant:
+            await plant.run(450)
+            answer = await plant.ask("update", "apply", model="waves")
+            assert answer.state is CommandState.SUCCESSFUL, answer.reason
+            await asyncio.to_thread(half.wait, PATIENCE_S)
+            await plant.until(lambda: plant.states["update"].detail.get("progress", {}).get("bytes", 0) > 0)
+            progress = plant.states["update"].detail["progress"]
+            assert 0 < progress["bytes"] < progress["of"]
+            assert (await site.said("pause")) == {"paused": True}
+            assert (await site.said("status"))["paused"]
+            assert step(plant, wanted) == "downloading"
+            assert (await site.said("pause", "--resume")) == {"paused": False}
+            await fed(plant, lambda: ended(plant, wanted) is not None or step(plant, wanted) == "shadow")
+            assert given[0] == 0
+            assert given[1] > 0
             back = await site.said("rollback")
             assert back["step"] == "refused"
 
