@@ -1,6 +1,6 @@
 """Topic filters, MQTT 3.1.1 section 4.7: `+` is one level, `#` is all that follow and the parent itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from appliance.errors import BusError
 
@@ -31,14 +31,27 @@ def overlap(one: str, other: str) -> bool:
     return len(ours) == len(theirs) or longer[min(len(ours), len(theirs)) :] == ["#"]
 
 
-def check(filters: Sequence[str]) -> None:
-    """BusError for a filter that is malformed, or overlaps another one."""
+def check(filters: Sequence[str], standing: Iterable[str] = ()) -> None:
+    """BusError for a filter that is malformed, or overlaps another one, or one of those that stand already.
+
+    Thousands of topics without wildcards, as discovery finds them, cost a look-up each.
+    """
     if not filters:
         raise BusError("a subscription without a filter", "name at least one, such as mw/v1/reading/#")
-    for index, pattern in enumerate(filters):
+    known = set(standing)
+    wild = [pattern for pattern in known if is_wild(pattern)]
+    for pattern in filters:
         _check_form(pattern)
-        for other in filters[:index]:
+        for other in known if is_wild(pattern) else (*wild, *(known & {pattern})):
             refuse_overlap(pattern, other)
+        known.add(pattern)
+        if is_wild(pattern):
+            wild.append(pattern)
+
+
+def is_wild(pattern: str) -> bool:
+    """It stands for more than one topic."""
+    return "+" in pattern or "#" in pattern
 
 
 def refuse_overlap(one: str, other: str) -> None:

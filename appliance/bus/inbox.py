@@ -149,11 +149,7 @@ class Inbox:
 
     def add(self, filters: tuple[str, ...], qos: int, capacity: int) -> Subscription:
         """BusError for malformed filters and for those that overlap with others of this session."""
-        topic_filters.check(filters)
-        for other in self.subscriptions:
-            for mine in filters:
-                for theirs in other.filters:
-                    topic_filters.refuse_overlap(mine, theirs)
+        topic_filters.check(filters, (theirs for other in self.subscriptions for theirs in other.filters))
         if qos not in (0, 1):
             raise BusError(f"a subscription of QoS {qos}", "the bus speaks QoS 0 and 1")
         subscription = Subscription(self, filters, qos, capacity)

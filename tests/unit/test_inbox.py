@@ -1,10 +1,17 @@
 """What arrived and is not dealt with: who gets it, how much is held, when it is acknowledged."""
 
 import asyncio
+import contextlib
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.bus import filters as topic_filters
 from appliance.bus import inbox as module
 from appliance.bus.inbox import Inbox, Subscription
 from appliance.bus.port import Batch, Message
+from appliance.errors import BusError
 from appliance.events.ledger import Ledger
 
 
@@ -134,3 +141,14 @@ def test_what_a_dead_consumer_held_keeps_its_ids() -> None:
     desk.inbox.remove(second, 0.0, settled=True)
     assert desk.settled == [7]
     assert desk.ledger.queued == 0
+
+
+filters = st.sampled_from(["a/b", "a/c", "a/+", "+/b", "a/#", "b", "b/#", "#", "+/+", "$SYS/x", "$SYS/#", "a/b/c"])
+
+
+@given(st.lists(filters, max_size=3), st.lists(filters, min_size=1, max_size=3))
+def test_filters_that_overlap_are_refused_whoever_has_them(standing: list[str], new: list[str]) -> None:
+    pairs = [(one, other) for place, one in enumerate(new) for other in (*standing, *new[:place])]
+    expected = any(topic_filters.overlap(one, other) for one, other in pairs)
+    with pytest.raises(BusError, match="overlap") if expected else contextlib.nullcontext():
+        topic_filters.check(new, standing)
