@@ -1,26 +1,28 @@
 """A box that was set up, copies of it to be broken, and how an update is written and tried on them."""
 
 import subprocess
+import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools.imaging.machine import Machine, Running
+from tools.imaging.machine import Machine, MachineError, Running
 
 OLD, NEW = "1.0", "1.1"
 EPOCH = 1_763_600_000  # of the images that are tried: the same tree gives the same image, which is then kept
 STAGED = "/var/lib/millwright/os/staged"
 FEW_MINUTES = 900.0
 LONG = 3000.0  # three boots that fail, and one that does not
+KEPT = "recovery.key"
 MODHEX = "[cbdefghijklnrtuv]{8}"
 
 
 @dataclass(frozen=True)
 class Box:
-    """It runs on no machine at present; tests work on copies of it."""
+    """It was set up, and runs on no machine at present; tests work on copies of it."""
 
     machine: Machine
     recovery_key: str
-    machine_id: str
 
     def copy(self, name: str) -> Machine:
         folder = self.machine.folder.with_name(name)
@@ -31,14 +33,16 @@ class Box:
         return replace(self.machine, folder=folder)
 
 
-def set_up(running: Running) -> Box:
-    """From its first boot to its end, with something on it to lose."""
-    running.wait_probe()
-    running.run("systemctl is-system-running --wait", FEW_MINUTES)
-    running.check("echo kept >/var/lib/millwright/os/witness; sync")
-    key, machine_id = recovery_key(running), running.check("cat /etc/machine-id")
+def put_by(running: Running) -> None:
+    """Shut down, and kept for tests of this image."""
+    (running.machine.folder / KEPT).write_text(recovery_key(running))
     running.shut_down()
-    return Box(running.machine, key, machine_id)
+
+
+def found(machine: Machine) -> Box | None:
+    """One that was put by."""
+    kept = machine.folder / KEPT
+    return Box(machine, kept.read_text()) if kept.exists() else None
 
 
 def recovery_key(running: Running) -> str:
@@ -55,12 +59,16 @@ def with_stick(machine: Machine, folder: Path) -> Machine:
     return replace(machine, extra=("-drive", drive, "-device", "virtio-blk-pci,drive=stick"))
 
 
-def write(running: Running) -> None:
-    """As `millwright update os apply` does once it has verified all parts: into the slot that does not run."""
+def write(running: Running, tries: int = 3) -> None:
+    """As `millwright update os apply` does once it has verified all parts: into the slot that does not run. Fewer
+    `tries` than it is given save minutes."""
     stage(running)
     running.check(f"/usr/lib/systemd/systemd-sysupdate --verify=no update {NEW}", FEW_MINUTES)
     entries = running.check("ls $(bootctl --print-boot-path)/EFI/Linux")
     assert f"millwright_{NEW}+3-0.efi" in entries.split(), entries
+    if tries != 3:
+        folder = "$(bootctl --print-boot-path)/EFI/Linux"
+        running.check(f"mv {folder}/millwright_{NEW}+3-0.efi {folder}/millwright_{NEW}+{tries}-0.efi; sync")
 
 
 def stage(running: Running) -> None:
@@ -68,17 +76,30 @@ def stage(running: Running) -> None:
     running.check(f"cp --sparse=always /run/parts/*.raw /run/parts/*.efi {STAGED}/", FEW_MINUTES)
 
 
-def restarted(running: Running) -> None:
-    """Until a system is up again, whichever: firmware and boot loader may go round several times."""
+def restarted(running: Running, wanted: str) -> None:
+    """Until the system `wanted` is up: firmware, boot loader and a system that is given up may come before it."""
     start = len(running.console())
     running.run("nohup systemctl reboot >/dev/null 2>&1 &", 60)
     running.wait_for("BdsDxe: starting", FEW_MINUTES, start)
-    running.wait_probe(LONG)
-    running.run("systemctl is-system-running --wait", FEW_MINUTES)
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        running.wait_probe(LONG)
+        with suppress(MachineError):  # it may be one that restarts while it is asked
+            if version(running) == wanted:
+                running.run("systemctl is-system-running --wait", FEW_MINUTES)
+                return
+            running.wait_for("BdsDxe: starting", FEW_MINUTES, len(running.console()))
+    raise MachineError(f"{wanted} did not come up")
 
 
 def version(running: Running) -> str:
     return running.check(". /etc/os-release; echo $IMAGE_VERSION").strip()
+
+
+def give_witness(running: Running) -> str:
+    """Something to lose; and who the box is."""
+    running.check("echo kept >/var/lib/millwright/os/witness; sync")
+    return running.check("cat /etc/machine-id")
 
 
 def stands_on_old(running: Running) -> None:

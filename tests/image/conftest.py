@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.boxes import EPOCH, NEW, OLD, Box, set_up
+from tests.image.boxes import EPOCH, FEW_MINUTES, NEW, OLD, Box, found, put_by
 from tools.imaging import builder, building, keys, places, releasing
 from tools.imaging.machine import Machine, Running
 from tools.imaging.places import Places
@@ -45,14 +45,22 @@ def first_boot(where: Places, old: Path) -> Iterator[Running]:
     with machine.running() as running:
         running.wait_probe()
         yield running
+        put_by(running)
 
 
 @pytest.fixture(scope="session")
 def box(where: Places, old: Path) -> Box:
-    machine = Machine(where, where.trials / "box")
-    machine.prepare(releasing.raw_image(old))
-    with machine.running() as running:
-        return set_up(running)
+    """That of the test of the first boot, where it ran on this image; else another one."""
+    machine = Machine(where, where.trials / "first")
+    if machine.is_older_than(old) or not (kept := found(machine)):
+        machine.prepare(releasing.raw_image(old))
+        with machine.running() as running:
+            running.wait_probe()
+            running.run("systemctl is-system-running --wait", FEW_MINUTES)
+            put_by(running)
+        kept = found(machine)
+    assert kept is not None
+    return kept
 
 
 @pytest.fixture

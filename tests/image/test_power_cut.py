@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.image.boxes import FEW_MINUTES, NEW, OLD, Box, stage, version, with_stick
+from tests.image.boxes import FEW_MINUTES, NEW, OLD, Box, give_witness, stage, version, with_stick
 from tools.imaging.machine import Machine
 
 CUTS = int(os.environ.get("MILLWRIGHT_POWER_CUTS", "2"))
@@ -31,6 +31,7 @@ def _cut(machine: Machine, moment: float) -> str:
     """The version that stands afterwards."""
     with machine.running() as running:
         running.wait_probe()
+        give_witness(running)
         stage(running)
         update = f"/usr/lib/systemd/systemd-sysupdate --verify=no update {NEW} && systemctl reboot"
         running.check(f"nohup sh -c '{update}' >/dev/null 2>&1 &")

@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     boot.set_defaults(run=_boot)
     for command in (build, boot):
         command.add_argument("--profile", choices=building.PROFILES, default="release")
-    commands.add_parser("test").set_defaults(run=_test)
+    test = commands.add_parser("test")
+    test.add_argument("--keep", action="store_true", help="with the images as they are, though the tree changed since")
+    test.set_defaults(run=_test)
     cut = commands.add_parser("powercut")
     cut.add_argument("times", type=int)
     cut.set_defaults(run=_powercut)
@@ -81,8 +83,10 @@ def _boot(args: argparse.Namespace, _rest: list[str]) -> int:
         return running.converse()
 
 
-def _test(_args: argparse.Namespace, rest: list[str]) -> int:
+def _test(args: argparse.Namespace, rest: list[str]) -> int:
     os.environ[RUN] = "yes"
+    if getattr(args, "keep", False):
+        os.environ[building.KEEP] = "yes"
     return int(pytest.main([str(places.PROJECT / "tests" / "image"), "--timeout=3600", *rest]))
 
 

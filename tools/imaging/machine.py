@@ -31,6 +31,7 @@ from tools.imaging.places import Places
 MQTT_TLS = 8883
 POLL_S = 0.5
 BOOT_S = 900.0  # for a first boot on two busy cores, without KVM
+MADE = "made"  # its time is that of the disk
 _OVMF = "/usr/share/OVMF"
 _PROBE = """[Unit]
 Description=A shell for tests
@@ -83,6 +84,12 @@ class Machine:
         shutil.copyfile(f"{self.where.builder}{_OVMF}/OVMF_VARS_4M.fd", self.folder / "vars.fd")
         if self.tpm:
             (self.folder / self.tpm).mkdir()
+        (self.folder / MADE).touch()
+
+    def is_older_than(self, image: Path) -> bool:
+        """Whether its disk was made before `image` was, or not at all."""
+        made = self.folder / MADE
+        return not made.exists() or made.stat().st_mtime < image.stat().st_mtime
 
     @contextmanager
     def running(self) -> "Iterator[Running]":
