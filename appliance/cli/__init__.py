@@ -18,6 +18,8 @@ SHARED = frozenset(
         "recovery",
         "screen",
         "sowing",
+        "systems",
+        "systemupdates",
         "vaultcheck",
     }
 )  # files here that commands share and that are none themselves

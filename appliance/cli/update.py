@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli import instance
+from appliance.cli import instance, systemupdates
 from appliance.errors import BusError, MillwrightError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ INTERRUPTED = 130
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser(
         "update",
-        help="install models: tried beside the one that runs, and rolled back",
+        help="install models and systems: tried, and rolled back",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,6 +51,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     pause.add_argument("--resume", action="store_true", help="go on")
     _verb(verbs, "rollback", run_rollback, "give up what is being installed, else go back from what was")
     _verb(verbs, "history", run_history, "what was installed, refused and rolled back, and why")
+    systemupdates.register(nouns)
 
 
 def _verb(verbs: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:

@@ -7,9 +7,9 @@ A frame is four bytes of length (big-endian), then canonical CBOR:
 
 `name` and `detail` are printable UTF-8 in byte strings; `detail` is a layer's name for ROTATE, a prefix for ENTRIES,
 and for DISMISS a recipient's name; `content` of EXPECT is JSON. `body` is what GET, BACKUP, RENEW and EXPECT ask for,
-CBOR for STATUS, PUT, ENTRIES and RECIPIENTS, [message, remedy] for an error, else empty. PART says that more of the body
-follows in the next answer. A request is read without a general decoder: there is nothing in it but numbers and byte
-strings.
+CBOR for STATUS, PUT, ENTRIES and RECIPIENTS, [message, remedy] for an error, else empty. PART says that more of the
+body follows in the next answer. A request is read without a general decoder: there is nothing in it but numbers and
+byte strings.
 """
 
 import struct

@@ -86,6 +86,10 @@ class Slots(Protocol):
         """The boot loader tries this version no more. It must not be the one that runs."""
         ...
 
+    def reject(self) -> None:
+        """The version that runs, and is not blessed yet, is tried no more: the next restart takes the other one."""
+        ...
+
     def capacity(self) -> int:
         """Bytes of the smaller slot for a root file system."""
         ...

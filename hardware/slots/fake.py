@@ -39,6 +39,12 @@ class FakeSlots:
         self._entries.pop(version, None)
         self._complete.discard(version)
 
+    def reject(self) -> None:
+        entry = self._entries[self._running]
+        if entry.tries_left is None:
+            raise SlotError(f"{self._running} was blessed")
+        self._entries[self._running] = replace(entry, tries_left=0)
+
     def capacity(self) -> int:
         return self._slot_bytes
 

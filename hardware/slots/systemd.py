@@ -13,6 +13,7 @@ from typing import Any
 from hardware.slots import Entry, SlotError, Standing, naming, variables
 
 SYSUPDATE = "/usr/lib/systemd/systemd-sysupdate"
+BLESS_BOOT = "/usr/lib/systemd/systemd-bless-boot"
 STAGED = "/var/lib/millwright/os/staged"  # where the transfer files of the image look for a new version
 PATIENCE_S = 60
 WRITING_S = 1800  # a slow stick, 2 GiB
@@ -66,6 +67,9 @@ class Slots:
             raise SlotError(f"{version} is the version that runs")
         if entry is not None:
             self._run(["bootctl", "unlink", naming_id(entry.file)], PATIENCE_S)
+
+    def reject(self) -> None:
+        self._run([BLESS_BOOT, "bad"], PATIENCE_S)
 
     def capacity(self) -> int:
         listed = self._run(["lsblk", "--json", "--bytes", "--output", "NAME,PARTTYPE,SIZE"], PATIENCE_S)

@@ -45,6 +45,14 @@ class Image(Struct, frozen=True, forbid_unknown_fields=True):
     length: Size
 
 
+class Tree(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a tree over an image depends on besides the image."""
+
+    blocks: Annotated[int, Meta(ge=1, le=MAX_BYTES // BLOCK)]  # of the image
+    salt: Annotated[str, Meta(pattern=r"^([0-9a-f]{2}){0,256}$")]
+    uuid: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+
+
 def whole_blocks(image: Image) -> int:
     """That may be copied, or stand in a dictionary."""
     return image.length // BLOCK

@@ -10,11 +10,8 @@ import hashlib
 import struct
 import uuid
 from pathlib import Path
-from typing import Annotated
 
-from msgspec import Meta, Struct
-
-from ota.osdelta.form import BLOCK, MAX_BYTES, DifferenceError
+from ota.osdelta.form import BLOCK, MAX_BYTES, DifferenceError, Tree
 from ota.osdelta.reading import blocks_of
 
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s168x")
@@ -22,15 +19,6 @@ _SIGNATURE = b"verity\0\0"
 _DIGEST = 32
 _HASHES = BLOCK // _DIGEST
 _ZERO = bytes(BLOCK)
-MAX_TREE = MAX_BYTES // 64
-
-
-class Tree(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a tree over an image depends on besides the image."""
-
-    blocks: Annotated[int, Meta(ge=1, le=MAX_BYTES // BLOCK)]  # of the image
-    salt: Annotated[str, Meta(pattern=r"^([0-9a-f]{2}){0,256}$")]
-    uuid: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
 
 def read(data: bytes) -> Tree:

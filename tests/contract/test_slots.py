@@ -34,6 +34,11 @@ class Tools:
         if program == systemd.SYSUPDATE and words[-2] == "update":
             self._update(words[-1])
             return ""
+        if program == systemd.BLESS_BOOT:
+            if self.entries["1.1"] is None:
+                raise SlotError("Not booted with boot counting in effect.")
+            self.entries["1.1"] = (0, self.entries["1.1"][1])
+            return ""
         assert program == "lsblk"
         return (self.recorded / "lsblk.json").read_text()
 
@@ -131,6 +136,12 @@ def test_what_runs_is_not_withdrawn(slots: Slots) -> None:
     with pytest.raises(SlotError):
         slots.withdraw("1.1")
     assert slots.standing().entry("1.1") is not None
+
+
+def test_what_was_blessed_is_not_rejected(slots: Slots) -> None:
+    with pytest.raises(SlotError):
+        slots.reject()
+    assert slots.standing().blessed
 
 
 def test_a_version_without_boots_left_is_refused(tmp_path: Path) -> None:

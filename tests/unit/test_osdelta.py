@@ -266,7 +266,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("salt", SALTS)
 def test_the_tree_is_that_of_veritysetup(image: Path, tmp_path: Path, salt: str) -> None:
-    tree = verity.Tree(300, salt, "01234567-89ab-4cde-8f01-23456789abcd")
+    tree = form.Tree(300, salt, "01234567-89ab-4cde-8f01-23456789abcd")
     root = verity.build(image, tree, tmp_path / "tree", 1 << 20)
     made = (tmp_path / "tree").read_bytes()
     assert (root, hashlib.sha256(made).hexdigest()) == SALTS[salt]
@@ -274,11 +274,11 @@ def test_the_tree_is_that_of_veritysetup(image: Path, tmp_path: Path, salt: str)
 
 
 def test_a_tree_that_does_not_fit(image: Path, tmp_path: Path) -> None:
-    tree = verity.Tree(300, "", "01234567-89ab-4cde-8f01-23456789abcd")
+    tree = form.Tree(300, "", "01234567-89ab-4cde-8f01-23456789abcd")
     with pytest.raises(DifferenceError, match="does not fit"):
         verity.build(image, tree, tmp_path / "tree", 3 * BLOCK)
     with pytest.raises(DifferenceError, match="too early"):
-        verity.build(image, verity.Tree(301, "", tree.uuid), tmp_path / "tree", 1 << 20)
+        verity.build(image, form.Tree(301, "", tree.uuid), tmp_path / "tree", 1 << 20)
 
 
 @given(data=st.binary(max_size=600))
