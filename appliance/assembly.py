@@ -60,7 +60,7 @@ UPKEEP_ANSWER_S = 5.0  # a vault that ends does not hold up what asks it from wi
 
 def choose(wanted: Sequence[str], config: Config) -> list[str]:
     """The services to run, in the order of their start. Without names: all, the vault only where one was made, the
-    broker only where the bus is ours, infer only where something is to be served, forward and metrics where they are told whereto."""
+    broker only where the bus is ours, infer, forward and metrics only where they are told what to serve and whereto."""
     for name in wanted:
         if name not in SERVICES:
             raise ConfigError(f"there is no service '{name}'", f"There are: {', '.join(SERVICES)}.")

@@ -1,9 +1,11 @@
 """A box that forwards, with the service in this process, its broker, and a broker elsewhere: both real."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -68,6 +70,7 @@ class Site:
         (folder / "far").mkdir()
         self.near, self.far = Mosquitto(folder / "near"), Mosquitto(folder / "far")
         self.states: list[State] = []
+        self.secrets = {"http/token": b"hush", "masking/key": bytes(64)}
         self.told = asyncio.Event()
         self.plant: MqttBus
 
@@ -78,7 +81,7 @@ class Site:
         config = Config(paths=Paths(state=self.folder / "state", run=self.folder), forward=document.tables["forward"])
 
         async def reveal(name: VaultName) -> bytes:
-            return {"http/token": b"hush", "masking/key": bytes(64)}[name.vault]
+            return self.secrets[name.vault]
 
         service = forwarding.build(
             config, document, lambda name: MqttBus(self.near.url, client_id=f"mw-{name}", will=will(name)), reveal
@@ -170,3 +173,52 @@ async def take(batches: AsyncIterator[Batch], count: int) -> list[Message]:
         if len(found) >= count:
             break
     return found
+
+
+class Server:
+    """A web server that says what it is told to say."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.heads: list[str] = []
+        self.refuse = ""  # a body with this text gets a 422
+        self.came = asyncio.Event()
+        self.url, self.port = "", 0
+
+    @asynccontextmanager
+    async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        self.port = server.sockets[0].getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://localhost:{self.port}/hook"
+        async with server:
+            yield
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                size = int(next(line for line in head.splitlines() if line.lower().startswith("content-length"))[15:])
+                body = await reader.readexactly(size)
+                status = self.answers.pop(0) if self.answers else 204
+                status = 422 if self.refuse and self.refuse.encode() in body else status
+                if status < 300:
+                    self.bodies.append(json.loads(body))
+                    self.heads.append(head)
+                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode())
+                self.came.set()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def heard(self, count: int) -> list[dict[str, Any]]:
+        """The bodies that were taken."""
+        while len(self.bodies) < count:
+            self.came.clear()
+            await self.came.wait()
+        return self.bodies
+
+    async def events(self, count: int) -> list[dict[str, Any]]:
+        while len(found := [event for body in self.bodies for event in body["events"]]) < count:
+            self.came.clear()
+            await self.came.wait()
+        return found

@@ -9,6 +9,7 @@ state only: what came and went while there was no network is not; several at onc
 """
 
 import asyncio
+import warnings
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
@@ -109,13 +110,9 @@ class Notifier:
 
     async def _found(self) -> list[Any]:
         """ChannelError for a URL that Apprise does not know, without a word of what stands in it."""
-        try:
-            import apprise
-        except ImportError:
-            raise ChannelError("Apprise is not installed", "pip install 'millwright[notify]'") from None
         content = (await self._tools.reveal(self._settings.service)).decode("utf-8", "replace")
         urls = [line.strip() for line in content.splitlines() if line.strip()][:MAX_SERVICES]
-        found = [apprise.Apprise.instantiate(url) for url in urls]
+        found = await asyncio.to_thread(_made, urls)  # it loads a hundred modules
         bad = [str(place) for place, one in enumerate(found, 1) if one is None]
         if bad or not found:
             name = self._settings.service.vault
@@ -124,6 +121,17 @@ class Notifier:
                 f"{where} '{name}' is a URL that Apprise knows", "See Apprise's list of services."
             ) from None
         return found
+
+
+def _made(urls: Sequence[str]) -> list[Any]:
+    """None where it does not know one. ChannelError where Apprise is not there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what its services import
+        try:
+            import apprise
+        except ImportError:
+            raise ChannelError("Apprise is not installed", "pip install 'millwright[notify]'") from None
+        return [apprise.Apprise.instantiate(url) for url in urls]
 
 
 async def _tell(service: Any, told: Notice) -> None:

@@ -66,9 +66,7 @@ def refusal(error: RequestError) -> Response:
 
 
 @asynccontextmanager
-async def listening(
-    answer: Answer, port: int, limits: Limits, setting: str = "infer.port"
-) -> AsyncIterator[int]:
+async def listening(answer: Answer, port: int, limits: Limits, setting: str = "infer.port") -> AsyncIterator[int]:
     """Serve for as long as the context lasts, on `port` or, for 0, on one that is free: which one is yielded.
 
     `answer` may raise RequestError. ConfigError where the port is taken; `setting` is where it was chosen.

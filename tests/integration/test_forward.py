@@ -1,12 +1,10 @@
 """What leaves the box, over real brokers and a real web server: in order, once, at once offline and again online."""
 
-import asyncio
 import datetime
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from appliance.config.secrets import VaultName
 from appliance.errors import BusError, ConfigError
 from appliance.events.schema import AlarmState, CommandState
 from appliance.services import commands
-from tests.forwarding import PATIENCE_S, Scenario, Site, played, take
+from tests.forwarding import PATIENCE_S, Scenario, Server, Site, played, take
 
 Play = Callable[[Scenario], None]
 
@@ -169,48 +167,6 @@ def test_two_destinations_have_their_own_policy_and_do_not_wait_for_each_other(p
 
 
 # Webhooks
-
-
-class Server:
-    """A web server that says what it is told to say."""
-
-    def __init__(self) -> None:
-        self.answers: list[int] = []
-        self.bodies: list[dict[str, Any]] = []
-        self.heads: list[str] = []
-        self.refuse = ""  # a body with this text gets a 422
-        self.came = asyncio.Event()
-        self.url = ""
-
-    @asynccontextmanager
-    async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
-        port = server.sockets[0].getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://localhost:{port}/hook"
-        async with server:
-            yield
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                size = int(next(line for line in head.splitlines() if line.lower().startswith("content-length"))[15:])
-                body = await reader.readexactly(size)
-                status = self.answers.pop(0) if self.answers else 204
-                status = 422 if self.refuse and self.refuse.encode() in body else status
-                if status < 300:
-                    self.bodies.append(json.loads(body))
-                    self.heads.append(head)
-                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode())
-                self.came.set()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    async def events(self, count: int) -> list[dict[str, Any]]:
-        while len(found := [event for body in self.bodies for event in body["events"]]) < count:
-            self.came.clear()
-            await self.came.wait()
-        return found
 
 
 _TOKEN = '{vault = "http/token"}'

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import platform
+import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,12 +14,16 @@ from appliance.bus.mqtt import MqttBus
 from appliance.bus.port import Batch, Message
 from appliance.channels.leaving import home
 from appliance.channels.leaving.edge import REBIRTH
-from appliance.events.schema import Command
+from appliance.config import schema
+from appliance.events.schema import AlarmState, Command
 from appliance.forwarding import box_name
 from appliance.protocols import sparkplug
 from appliance.protocols.sparkplug import Metric, Payload, Type, Verb
-from tests.forwarding import PATIENCE_S, Site, played
+from appliance.runtime.group import Heart
+from appliance.services.metrics import Metrics
+from tests.forwarding import PATIENCE_S, Server, Site, played
 
+NOTIFY = '[forward.apprise]\nservice = {vault = "notify/people"}\n'
 HOME = '[forward.home_assistant]\nurl = "{far}"\nprefix = "mw/box"\ninterval_s = 0\n'
 SCADA = '[forward.sparkplug]\nurl = "{far}"\ngroup = "plant"\nnode = "box"\nhost = "scada"\n'
 
@@ -119,3 +125,80 @@ def test_sparkplug_waits_for_its_host_is_born_again_when_told_and_dies() -> None
                 assert death in await until(batches, lambda found: death in found)
 
     played(scenario)
+
+
+# Notifications
+
+
+def test_people_are_told_of_alarms_once_and_of_the_newest_state() -> None:
+    async def scenario(site: Site) -> None:
+        people = Server()
+        people.answers = [500, 200]
+        async with people.listening():
+            site.secrets["notify/people"] = f"json://localhost:{people.port}/".encode()
+            async with site.forwarding(NOTIFY):
+                site.plant.publish_many([site.reading(1), site.alarm(1, text="call 13800138000")])
+                await people.heard(1)
+                site.plant.publish_many([site.alarm(1, AlarmState.ACKNOWLEDGED), site.alarm(1, AlarmState.NORMAL)])
+                first, second = await people.heard(2)
+        assert first["title"] == f"{BOX}: line1/pump alarm (n) stands"
+        assert "call <phone>" in first["message"]
+        assert first["type"] == "failure"
+        assert second["title"].endswith("is over")
+
+    played(scenario)
+
+
+def test_a_url_that_is_none_is_told_without_its_secret() -> None:
+    async def scenario(site: Site) -> None:
+        site.secrets["notify/people"] = b"nonsense://topsecret"
+        async with site.forwarding(NOTIFY):
+            told = await site.until("apprise", lambda found: bool(found["error"]))
+            assert "line 1 of 'notify/people'" in told["error"]
+            assert "topsecret" not in told["error"]
+
+    played(scenario)
+
+
+# Prometheus
+
+
+def test_metrics_are_told_in_prometheus_format() -> None:
+    async def scenario(site: Site) -> None:
+        service = Metrics(MqttBus(site.near.url), MqttBus(site.near.url), schema.Metrics(0), time.time_ns)
+        heart = Heart("metrics")
+        task = asyncio.create_task(service.run(heart))
+        await heart.is_ready.wait()
+        async with site.forwarding('[forward.mqtt]\nurl = "{far}"\nprefix = "x"\n'):
+            await site.until("mqtt", lambda found: found["line"] == "open")
+            kept = msgspec.structs.replace(site.alarm(1), retain=True)
+            site.plant.publish_many([site.reading(7), site.reading(8, "line/13800138000"), kept])
+            await site.until("mqtt", lambda found: found["sent"] >= 3)
+            text = await _get(service.port, "/metrics")
+            while 'asset="line/<phone>"' not in text or "millwright_alarm{" not in text:
+                text = await _get(service.port, "/metrics")
+        task.cancel()
+        await asyncio.wait([task])
+        assert 'millwright_reading{asset="line1/pump",point="n"} 7' in text
+        assert (
+            'millwright_alarm{asset="line1/pump",condition="anomaly",severity="alarm",state="unacknowledged"} 1' in text
+        )
+        assert 'millwright_forward_line_open{destination="mqtt"} 1' in text
+        assert "13800138000" not in text
+        names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+        assert len(names) == len(set(names))
+        for line in text.splitlines():
+            assert line.startswith("# ") or re.fullmatch(
+                r'[a-z_]+(\{([a-z]+="[^"]*",?)*\})? [-+0-9.eE]+|.* NaN', line
+            ), line
+
+    played(scenario)
+
+
+async def _get(port: int, path: str) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = (await reader.read()).decode()
+    writer.close()
+    assert answer.startswith("HTTP/1.1 200")
+    return answer.partition("\r\n\r\n")[2]
