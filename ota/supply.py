@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-from msgspec import Struct
-
 from ota import bundle, durable, fetch, plan, sealed
 from ota.errors import (
     DamagedError,
@@ -30,16 +27,16 @@ from ota.errors import (
     StorageError,
     TrustError,
 )
-from ota.fetch import Course, Wanted
-from ota.manifest import SEALED, Bundle, Delta, Host, Keys, missing
+from ota.fetch import Course
+from ota.manifest import SEALED, Bundle, Delta, Host, missing
 from ota.patching import Apply, WrongDeltaError
 from ota.patching import in_a_process_of_its_own as in_a_process_of_its_own
 from ota.plan import Leg, Route
+from ota.route import Plan, Sealed, Stop, recall, record
 from ota.sealed import Unwrapper
 from ota.sources import Repository, Several
 from ota.trust import Offer, Standing, Trust
 
-_MAX_ROUTE = 64 << 10  # bytes of the file of a route
 _CHUNK = 1 << 20
 _UNWATCHED = Course()
 
@@ -70,35 +67,6 @@ class Survey:
     offers: list[Offer]
     problems: list[OtaError]
     standing: Standing
-
-
-class Sealed(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a file of a route opens: its key, wrapped, and what it is the file of."""
-
-    keys: Keys
-    context: bytes
-
-
-class Stop(Struct, frozen=True, forbid_unknown_fields=True):
-    """One file of a route, as it is remembered."""
-
-    bundle: str
-    place: str
-    digest: str
-    length: int
-    algorithm: str
-    unpacked_bytes: int
-    base: str | None = None
-    sealed: Sealed | None = None
-
-    @property
-    def wanted(self) -> Wanted:
-        return Wanted(self.digest, self.length, self.algorithm)
-
-
-class Plan(Struct, frozen=True, forbid_unknown_fields=True):
-    stops: tuple[Stop, ...]
-    avoid: tuple[str, ...] = ()  # hashes of deltas that did not work here
 
 
 @dataclass(frozen=True)
@@ -151,9 +119,10 @@ class Supply:
         """A small target, verified: a campaign."""
         if offer.target.wanted.length > limit:
             raise ManifestError(f"{offer.target.path} is larger than {limit:,} bytes", "Publish it anew.")
-        ready = fetch.download(self._sources(), offer.target.place, offer.target.wanted, self._files)
-        data = ready.read_bytes()
-        ready.unlink()
+        wanted = offer.target.wanted
+        data = fetch.read(self._sources(), offer.target.place, wanted.length)
+        if len(data) != wanted.length or hashlib.new(wanted.algorithm, data).hexdigest() != wanted.digest:
+            raise DamagedError(f"{offer.target.path}: its bytes are not the signed ones", "It is fetched again.")
         return data
 
     def route(self, digest: str, offers: list[Offer]) -> Route:
@@ -203,16 +172,14 @@ class Supply:
     def clear(self, asked: Asked) -> None:
         """Nothing of it is needed any more."""
         for stop in self._decided(asked.bundle).stops:
-            (self._files / stop.digest).unlink(missing_ok=True)
-            for rest in (*self._files.glob(f"{stop.digest}.part*"), *self._files.glob(f".{stop.digest}.*")):
-                rest.unlink()
+            self._forget(stop)
         leaving = self._folder / "leaving"
         if self._made_in.is_dir():
             shutil.rmtree(leaving, ignore_errors=True)
             durable.move(self._made_in, leaving)  # first: what is half removed must not have the name of what is whole
         shutil.rmtree(leaving, ignore_errors=True)
-        for route in (*self._folder.glob(f"{asked.bundle}.route"), *self._folder.glob(f".{asked.bundle}.route.*")):
-            route.unlink(missing_ok=True)
+        for file in (*self._folder.glob(f"{asked.bundle}.route"), *self._folder.glob(f".{asked.bundle}.route.*")):
+            file.unlink(missing_ok=True)
 
     def arrived(self, asked: Asked) -> tuple[int, int]:
         """Bytes of its files that are here, of all that the route takes."""
@@ -241,8 +208,17 @@ class Supply:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fetch.room(self._folder, route.disk_bytes)
         found = Plan(tuple(stops[leg] for leg in route.legs), avoid)
+        for stop in self._decided(digest).stops:
+            if stop not in found.stops:
+                self._forget(stop)  # a better way has been published since
         self._write(digest, found)
         return found
+
+    def _forget(self, stop: Stop) -> None:
+        """Whatever has arrived of its file."""
+        (self._files / stop.digest).unlink(missing_ok=True)
+        for rest in (*self._files.glob(f"{stop.digest}.part*"), *self._files.glob(f".{stop.digest}.*")):
+            rest.unlink()
 
     def _cheapest(self, digest: str, stops: dict[Leg, Stop]) -> tuple[Route, dict[Leg, Stop]]:
         found = plan.cheapest(
@@ -286,14 +262,10 @@ class Supply:
         return bool(stops) and all((self._files / stop.digest).is_file() for stop in stops)
 
     def _decided(self, digest: str) -> Plan:
-        try:
-            with self._route_file(digest).open("rb") as file:
-                return msgspec.json.decode(file.read(_MAX_ROUTE), type=Plan)
-        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
-            return Plan(())  # it is decided again
+        return recall(self._route_file(digest))
 
     def _write(self, digest: str, decided: Plan) -> None:
-        durable.write(self._route_file(digest), msgspec.json.encode(decided))
+        record(self._route_file(digest), decided)
 
     def _sources(self) -> Several:
         return Several([place.files for place in self._places()])

@@ -11,6 +11,7 @@ import pytest
 from ota import bundle, fetch
 from ota.errors import DamagedError, FetchError, MissingError, SpaceError
 from ota.fetch import MARK_BYTES, Course, Wanted
+from ota.install import NotNowError
 from ota.publish import goods
 from ota.sources import Folder, Patience, Web
 from tests.updates import FLEET, PATIENT, Box, Handler, Publisher, Server, model, serving
@@ -300,3 +301,32 @@ def test_what_is_not_offered_cannot_be_had(publisher: Publisher, tmp_path: Path)
     box = Box(tmp_path / "box", publisher.root)
     with serving(publisher.workshop.repository) as server, pytest.raises(MissingError):
         box.supply(server.repository()).route("0" * 64, [])
+
+
+def test_what_arrived_by_a_way_that_was_given_up_is_removed(publisher: Publisher, tmp_path: Path) -> None:
+    """A delta is published while the whole is on its way."""
+    from ota.delta.making import make
+
+    content = bytearray(random.Random(1).randbytes(400_000))
+    box = Box(tmp_path / "box", publisher.root)
+    with serving(publisher.workshop.repository) as server:
+        assert installed(box, server, publisher.add(model(tmp_path, "1.1.0", bytes(content)))) == "whole"
+        content[1000:1100] = bytes(100)
+        wanted = publisher.add(model(tmp_path, "1.2.0", bytes(content)))
+        supply = box.supply(server.repository())
+
+        def stop(arrived: int, length: int) -> None:
+            raise NotNowError("enough")
+
+        with pytest.raises(NotNowError):
+            supply.bring(wanted, Course(stop))
+        assert supply.arrived(wanted)[0] > 0
+        goods.add_deltas(publisher.workshop, FLEET, "pump", 1, make)
+        publisher.publish()
+        supply.bring(wanted, AT_ONCE)
+        [file] = (box.folder / "updates" / "files").iterdir()
+        assert file.stat().st_size == supply.arrived(wanted)[1] < 100_000
+        assert bundle.digest(supply.make(wanted)) == wanted.bundle
+        assert supply.made(wanted)[0] == supply.made(wanted)[1] > 400_000
+        supply.clear(wanted)
+        assert [path for path in (box.folder / "updates").rglob("*") if path.is_file()] == []

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -482,5 +483,55 @@ def test_a_pause_and_a_word_of_a_person_wait_for_no_server(site: Site) -> None:
             assert given[1] > 0
             back = await site.said("rollback")
             assert back["step"] == "refused"
+
+    asyncio.run(scenario())
+
+
+def test_apply_shows_how_it_goes_until_it_runs_and_leaves_it_going_when_interrupted(site: Site) -> None:
+    site.start(poll_minutes=0, automatic="never", looks=300)
+    second = site.publish("2.0.0")
+
+    async def scenario() -> None:
+        async with running(site.box.config, site.box.url, "detect", "update") as plant:
+            await plant.run(450)
+            process = await site.box.start("update", "models", "apply", "waves")
+            assert process.stdout is not None
+            while b"shadow" not in (line := await process.stdout.readline()):
+                assert line, "it ended too soon"
+            process.send_signal(signal.SIGINT)
+            output, _ = await process.communicate()
+            assert (process.returncode, b"It goes on by itself" in output) == (130, True)
+
+            process = await site.box.start("update", "models", "apply", "waves", "--json", "--wait")
+            telling = asyncio.create_task(process.communicate())
+            await fed(plant, telling.done)
+            output, errors = telling.result()
+            told = [json.loads(line) for line in output.splitlines()]
+            assert (process.returncode, errors) == (0, b"")
+            assert [one["step"] for one in told if "trail" in one][-1] == "confirmed"
+            measured = [one for one in told if one.get("unit") == "looks"]
+            assert measured
+            assert all(one["done"] <= one["of"] == 300 for one in measured)
+            assert step(plant, second) == "confirmed"
+            code, _, errors = await site.box.run("update", "models", "apply", "waves")
+            assert (code, "in use already" in errors) == (1, True)
+
+    asyncio.run(scenario())
+
+
+def test_apply_says_why_a_model_was_refused(site: Site) -> None:
+    site.start(poll_minutes=0, automatic="never")
+    site.publish("2.0.0", manner="reversed")
+
+    async def scenario() -> None:
+        async with running(site.box.config, site.box.url, "detect", "update") as plant:
+            await plant.run(450)
+            process = await site.box.start("update", "models", "apply", "waves@2.0.0")
+            telling = asyncio.create_task(process.communicate())
+            await fed(plant, telling.done)
+            output = telling.result()[0].decode()
+            assert process.returncode == 1
+            for part in ("downloading", "compiling", "shadow", "waves@2.0.0 was refused: in shadow: "):
+                assert part in output
 
     asyncio.run(scenario())
