@@ -7,6 +7,7 @@ does not open or refuses, 130 interrupted; a command that has more (`alarms list
 import argparse
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ BROKEN_PIPE = 141  # as a shell counts SIGPIPE
 
 def main(argv: Sequence[str] | None = None) -> int:
     os.umask(os.umask(0o077) | 0o022)  # what we make is never for others to change, however we were started
+    _write_whole()
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
         code: int = args.run(args)
@@ -35,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return code
+
+
+def _write_whole() -> None:
+    """Where Python was told not to buffer, one long write that is cut short, as a pipe's may be, loses its rest."""
+    out = sys.stdout
+    if isinstance(raw := getattr(out, "buffer", None), io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), out.encoding, out.errors, line_buffering=True)
 
 
 def commands() -> list[str]:

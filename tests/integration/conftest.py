@@ -33,6 +33,7 @@ class Box:
     @property
     def environment(self) -> dict[str, str]:
         own = {"XDG_RUNTIME_DIR": str(self.folder), "XDG_STATE_HOME": str(self.folder), "COVERAGE_RCFILE": ""}
+        own["PYTHONUNBUFFERED"] = "1"  # as in many containers: what is written must be whole all the same
         return {**os.environ, **own, "PYTHONWARNINGS": "error", "TERM": "xterm-256color"}
 
     def command(self, *words: str) -> list[str]:
