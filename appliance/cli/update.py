@@ -331,7 +331,8 @@ def _table(installations: list[dict[str, Any]]) -> list[str]:
         step = "going back" if one["returning"] and one["step"] == "promoted" else one["step"]
         title = printable(f"{one['name']}@{one['version']}")
         since = moment(one["trail"][-1][1])
-        rows.append((title, step, since, printable(one["by"]), one["bundle"][:12], printable(one["reason"])))
+        by = printable(one["by"]) or "itself"
+        rows.append((title, step, since, by, one["bundle"][:12], printable(one["reason"])))
     return columns(rows)
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 FIRST, LAST, PER_OCTAVE = -6, 10, 4  # octaves of scores that are told apart: 0.016 to 1024
 BINS = (LAST - FIRST) * PER_OCTAVE + 1
 FEW = 3  # alarms more or less that say nothing
+SMALL_S = 0.0005  # of a call: what is shorter is the machine's noise as much as the model's
 QUIET = 2.0**FIRST  # scores below it are none
 BUDGET = 0.10  # of a processor, for what judges beside
 RARE = 64  # at most, one look of so many is compared
