@@ -82,14 +82,7 @@ def test_a_broken_update_ends_on_the_old_system(box: Box, staged: Path, where: P
         write(running, tries=1)
         restarted(running, OLD)
         stands_on_old(running)
-
-
-def test_an_older_entry_is_not_blessed_in_the_place_of_a_refused_one(box: Box, staged: Path, where: Places) -> None:
-    """The trap: firmware refuses the new kernel, the old one runs, and the variable still names the new one."""
-    _unsigned(where, staged)
-    with with_stick(box.copy("trap"), staged).running() as running:
-        running.wait_probe()
-        write(running)
-        restarted(running, OLD)
-        said = running.check("journalctl -b -u systemd-bless-boot --no-pager")
-        assert re.search(r"was counted, and .* was booted", said), said
+        if spoil in (_unsigned, _tampered):
+            # The trap: the firmware refused it and took the old one, and the variable still names what was counted.
+            said = running.check("journalctl -b -u systemd-bless-boot --no-pager")
+            assert re.search(r"was counted, and .* was booted", said), said

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def build(where: Places, what: Order, *, afresh: bool = False) -> Path:
     sandbox = _sandbox(where)
     print(f"image: building {what.profile} {what.version}", flush=True)
     environment = {"SOURCE_DATE_EPOCH": str(what.epoch)}
-    command = _mkosi(where, what, tree, sandbox, output)
+    command = _mkosi(where, what, [tree, _trust(where)], sandbox, output)
     if afresh:
         command = [word.replace("--incremental=yes", "--incremental=no") for word in command]
     builder.run(where, command, where.cache / f"mkosi-{what.profile}.log", network=True, environment=environment)
@@ -69,7 +70,7 @@ def _digest(where: Places, what: Order) -> str:
     return told.hexdigest()
 
 
-def _mkosi(where: Places, what: Order, tree: Path, sandbox: Path, output: Path) -> list[str]:
+def _mkosi(where: Places, what: Order, trees: Sequence[Path], sandbox: Path, output: Path) -> list[str]:
     given = {
         "directory": places.TREE,
         "profile": what.profile,
@@ -80,14 +81,27 @@ def _mkosi(where: Places, what: Order, tree: Path, sandbox: Path, output: Path) 
         "sign-expected-pcr-key": where.keys / "pcr.key",
         "sign-expected-pcr-certificate": where.keys / "pcr.crt",
         "sandbox-tree": sandbox,
-        "extra-tree": tree,
         "package-cache-dir": where.packages,
         "workspace-directory": where.workspace,
         "incremental": "yes",  # the packages as they were installed; mkosi makes them anew where its tree changed
         "cache-directory": where.installed,
         "output-directory": output,
     }
-    return ["mkosi", *(f"--{name}={value}" for name, value in given.items()), "--force", "build"]
+    options = [f"--{name}={value}" for name, value in given.items()]
+    return ["mkosi", *options, *(f"--extra-tree={tree}" for tree in trees), "--force", "build"]
+
+
+def _trust(where: Places) -> Path:
+    """What a box believes from the start: the key its kernels are signed with, and where there is one, the root of the
+    repositories of updates."""
+    tree = where.cache / "trust"
+    shutil.rmtree(tree, ignore_errors=True)
+    folder = tree / "usr/share/millwright"
+    folder.mkdir(parents=True)
+    shutil.copyfile(where.keys / "secure-boot.crt", folder / "secure-boot.pem")
+    if (where.keys / "root.json").exists():
+        shutil.copyfile(where.keys / "root.json", folder / "root.json")
+    return tree
 
 
 def _sandbox(where: Places) -> Path:

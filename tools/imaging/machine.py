@@ -107,10 +107,11 @@ class Machine:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             ) as process,
         ):
+            running = Running(self, process, port)
             try:
-                yield Running(self, process, port)
+                yield running
             finally:
-                _end(process)
+                running.kill()
 
     def _qemu(self, port: int) -> list[str]:
         folder = self.folder
@@ -255,6 +256,7 @@ class Running:
 
     def kill(self) -> None:
         """A power cut."""
+        self._hang_up()
         _end(self.process)
 
     def _monitor(self, command: str) -> None:
