@@ -182,7 +182,7 @@ def sector_of(image: Path) -> int:
 
 
 def _confirmed(args: argparse.Namespace, disk: Disk | None, plan: Map) -> bool:
-    name = args.device.name
+    name: str = args.device.name
     about = f"{disk.bytes / 1e9:.1f} GB, {disk.model}" if disk else "a file"
     print(f"{args.device} ({about}) gets {plan.image_bytes:,} bytes; whatever is on it is lost.")
     if args.yes:
