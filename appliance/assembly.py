@@ -400,8 +400,9 @@ def _forward(config: Config, document: Document) -> Service:
 
 def _ingest(config: Config, document: Document) -> Service:
     from appliance.connectors import configured, rivals
-    from appliance.services import devices
+    from appliance.services import devices, setting
     from appliance.services.ingest import Ingest
+    from appliance.services.points import Points
     from appliance.services.strays import Strays
 
     found = devices.Devices(config.paths.state / devices.FILE, time.time_ns)
@@ -413,7 +414,15 @@ def _ingest(config: Config, document: Document) -> Service:
         raise document.error(("connectors",), error.message, error.remedy)
     if config.devices.discover:
         sources.insert(0, (DISCOVERY, discovery(config, document, found.known)))
-    return Ingest(_session_of(config, "ingest"), sources, time.time_ns, strays=Strays(session(config)), devices=found)
+    return Ingest(
+        _session_of(config, "ingest"),
+        sources,
+        time.time_ns,
+        strays=Strays(session(config)),
+        devices=found,
+        points=Points(config.points),
+        log_file=config.paths.state / setting.FILE,
+    )
 
 
 def discovery(config: Config, document: Document, known: "Known") -> "Connector":

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from appliance.config.schema import Config, Limit
+from appliance.config.schema import Config, Limit, Settable
 from appliance.config.secrets import VaultName
 
 
@@ -18,7 +18,7 @@ def markdown(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]]) -> str:
         inner = field.type
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             parts += section(field.encode_name, inner) + _of_plugins(plugins, field.encode_name)
-    parts += section("[limits]", Limit)
+    parts += section("[limits]", Limit) + section("[points]", Settable)
     for title in ("dialects", "connectors", "forward"):
         parts += [f"## [{title}]", "", *_described(Config, title), "", *_of_plugins(plugins, title)]
     return "\n".join(parts)

@@ -193,6 +193,27 @@ class Limit(Struct, frozen=True, forbid_unknown_fields=True):
     max: Annotated[float | None, Meta(description="The largest value; left out: none.")] = None
 
 
+class Settable(Struct, frozen=True, forbid_unknown_fields=True):
+    """A point of a device that people may set, with `millwright points`. Without any nothing can be set. Write one
+    `[[points]]` for each."""
+
+    asset: Annotated[str, Meta(min_length=1, description="The device's asset.")]
+    point: Annotated[str, Meta(min_length=1, description="The point's name.")]
+    type: Annotated[Literal["switch", "number"], Meta(description="What it is set to: on and off, or a number.")]
+    min: Annotated[float, Meta(description="The smallest number.")] = 0.0
+    max: Annotated[float, Meta(description="The largest number.")] = 0.0
+    max_step: Annotated[
+        float | None, Meta(gt=0, description="How far from what it was set to before; left out: as far as the limits.")
+    ] = None
+    min_interval_s: Annotated[
+        float, Meta(ge=0, le=86_400, description="Between two times that it is set, at least.")
+    ] = 1.0
+    confirmation: Annotated[
+        Literal["none", "anyone", "another"],
+        Meta(description="Whether it waits for a second word within a minute, and whether by somebody else."),
+    ] = "none"
+
+
 class Infer(Struct, frozen=True, forbid_unknown_fields=True):
     """Models served to other programs. Runs where `port` or `models` is set, or as `millwright run infer`. Devices are
     chosen as in [detect]."""
@@ -422,6 +443,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     detect: Detect = field(default_factory=Detect)
     contest: Contest = field(default_factory=Contest)
     limits: Annotated[list[Limit], Meta(description="Declared ranges of points.")] = field(default_factory=list)
+    points: Annotated[list[Settable], Meta(description="Points of devices that may be set.")] = field(
+        default_factory=list
+    )
     infer: Infer = field(default_factory=Infer)
     update: Update = field(default_factory=Update)
     record: Record = field(default_factory=Record)

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +25,8 @@ from appliance.events.schema import Block, Command, Device, Kind
 from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands
 from appliance.services.devices import Devices
+from appliance.services.points import Points
+from appliance.services.setting import Setting
 from appliance.services.status import Status
 from appliance.services.strays import Strays
 
@@ -97,7 +100,7 @@ class _Ignore(msgspec.Struct, forbid_unknown_fields=True):
 
 class Ingest:
     """`connectors`: name and connector; a name may stand several times. `strays` hears what nobody else does; `devices`
-    remembers what sources tell of theirs."""
+    remembers what sources tell of theirs; `points` are those that may be set, noted in `log_file`."""
 
     name = "ingest"
 
@@ -109,6 +112,8 @@ class Ingest:
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
         strays: Strays | None = None,
         devices: Devices | None = None,
+        points: Points | None = None,
+        log_file: Path | None = None,
     ) -> None:
         self._bus, self._clock, self._wait = bus, clock, wait
         self._sources = [
@@ -116,6 +121,7 @@ class Ingest:
         ]
         self._strays = strays
         self._devices = Devices(None, clock) if devices is None else devices
+        self._setting = Setting(points or Points([]), log_file, bus, self.order, clock)
         self._ledger, self._refused, self._commands = Ledger(), Ledger(), Ledger()
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._topics: dict[tuple[Kind, str], str] = {}
@@ -221,6 +227,7 @@ class Ingest:
             "rename": self._rename,
             "ignore": self._ignore,
             "forget": self._forget,
+            **self._setting.handlers(),
         }
         await commands.serve(self._bus, self.name, handlers, self._clock, self._commands)
 
