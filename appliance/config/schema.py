@@ -463,7 +463,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     forward: Annotated[
         dict[str, Any],
         Meta(
-            description="Where what happens on this box is sent: `[forward.NAME]`, or `[[forward.NAME]]` for several of "
-            "one kind. Each has an outbox of its own: nothing is lost while its line is down."
+            description="Where what happens on this box is sent: `[forward.NAME]`, or `[[forward.NAME]]` for several "
+            "of one kind. Each has an outbox of its own: nothing is lost while its line is down."
         ),
     ] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Setting points of devices: only what is declared, within limits, with a second word where one is wanted, all noted."""
+"""Setting points of devices: only what is declared, within limits, with a second word where wanted, all noted."""
 
 import asyncio
 import json
