@@ -203,7 +203,8 @@ class Settable(Struct, frozen=True, forbid_unknown_fields=True):
     min: Annotated[float, Meta(description="The smallest number.")] = 0.0
     max: Annotated[float, Meta(description="The largest number.")] = 0.0
     max_step: Annotated[
-        float | None, Meta(gt=0, description="How far from what it was set to before; left out: as far as the limits.")
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="How far from what it was set to before; left out: as far as the limits."),
     ] = None
     min_interval_s: Annotated[
         float, Meta(ge=0, le=86_400, description="Between two times that it is set, at least.")
