@@ -347,7 +347,7 @@ class TestReference:
         described = {title: kind for title, kind in SECTIONS.items() if title not in ("vault", "devices", "log")}
         bound = [plugins.load(BACKENDS, name).Settings for name in plugins.names(BACKENDS)]
         found = [*dialects.declared().values(), *declared().values(), *channels.declared().values()]
-        tail = [schema.Vault, *bound, schema.Devices, schema.Log, schema.Limit, *found]
+        tail = [schema.Vault, *bound, schema.Devices, schema.Log, schema.Limit, schema.Settable, *found]
         settings = [*described.values(), *tail]
         keys = [key for kind in settings for key in kind.__struct_fields__]
         assert [row.split("`")[1] for row in rows] == keys
