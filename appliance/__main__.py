@@ -22,7 +22,8 @@ BROKEN_PIPE = 141  # as a shell counts SIGPIPE
 
 def main(argv: Sequence[str] | None = None) -> int:
     os.umask(os.umask(0o077) | 0o022)  # what we make is never for others to change, however we were started
-    _write_whole()
+    if argv is None:
+        _write_whole()
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
         code: int = args.run(args)

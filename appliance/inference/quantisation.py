@@ -146,5 +146,5 @@ def _nncf() -> Any:
             f"NNCF, which quantises, is not installed here ({error})",
             "On a machine that trains: tools/setup trainer, or pip install 'millwright[trainer]'.",
         ) from None
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own setter would change handlers of ours, too
     return nncf

@@ -49,7 +49,7 @@ class TestMain:
 
     def test_the_help_lists_every_command(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.ended("--help") == 0
-        listed = re.findall(r"^    (\w+)  +\S", capsys.readouterr().out, re.MULTILINE)
+        listed = re.findall(r"^    ([\w-]+)  +\S", capsys.readouterr().out, re.MULTILINE)
         assert listed == commands()
 
     @pytest.mark.parametrize("name", commands())
