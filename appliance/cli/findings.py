@@ -23,6 +23,7 @@ from appliance.cli import config as configuration
 from appliance.cli import instance
 from appliance.config.document import Document
 from appliance.config.schema import Config
+from appliance.connectors.dialects import REMEDIES as DEVICE_REMEDIES
 from appliance.errors import MillwrightError
 from appliance.events import codec, strays
 from appliance.events.schema import State
@@ -81,7 +82,18 @@ REMEDIES = {
     "unclaimed": "It came for a subscription that had just ended; nothing to do unless it grows.",
     "too-many-assets": "Raise max_assets of [detect] or [record], or look who invents so many assets.",
     "too-many-channels": "Raise detect.max_channels, or look who invents so many points.",
+    "ignored": "Readings of devices that somebody left out: see 'millwright devices list'.",
+    "no-answer": "A Modbus slave is silent: 'millwright connector test modbus' shows the wire.",
+    "refused": "A Modbus slave refuses its registers: look at its map.",
+    "no-frame": "Look at the line's speed and framing: 'millwright connector test serial' shows the bytes.",
+    "no-table": "The file has no head with columns of numbers below: set 'pattern' of [connectors.files].",
+    "checksum": "The line is disturbed: look at its cable, its speed and its end.",
+    "unauthorised": "Somebody sends by HTTP without the right token.",
+    "forbidden": "Somebody sends by HTTP for assets that the token does not name: see 'assets' of [connectors.http].",
+    "no-such-path": "Send by HTTP to /readings/<asset>.",
+    "stopped": "It was heard while the service stopped; nothing to do.",
 }
+REMEDIES = DEVICE_REMEDIES | REMEDIES
 
 _MEANINGS = codec.REASONS | strays.REASONS
 

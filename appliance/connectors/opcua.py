@@ -42,6 +42,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+from cryptography import x509
 from msgspec import Meta, Struct, field
 
 from appliance.config.secrets import Reveal, VaultName
@@ -204,6 +205,7 @@ class OpcUa:
             key, certificate = _KEY.search(papers), _CERTIFICATE.search(papers)
             if key is None or certificate is None:
                 raise ConnectorError(f"'{settings.identity.vault}' has no key and certificate", "Put both there, PEM.")
+            client.application_uri = _uri(certificate[0]) or client.application_uri  # servers compare both
             mode = ua.MessageSecurityMode.Sign if settings.security == "sign" else ua.MessageSecurityMode.SignAndEncrypt
             pinned = Path(settings.server_certificate).read_bytes() if settings.server_certificate else None
             await client.set_security(
@@ -322,6 +324,17 @@ async def _unit(node: "Node") -> str:
         return str(found.DisplayName.Text or "")[:40]
     except (UaError, AttributeError):
         return ""
+
+
+def _uri(certificate: bytes) -> str:
+    """The application that a certificate is for; empty where it says none."""
+    try:
+        found = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+    except (ValueError, x509.ExtensionNotFound):
+        return ""
+    return next(iter(found.value.get_values_for_type(x509.UniformResourceIdentifier)), "")
 
 
 def _with_unit(variable: Variable, unit: str) -> Variable:

@@ -292,10 +292,11 @@ class Ingest:
         self._ledger.received = sum(ledger.received for ledger in ledgers)
         self._ledger.processed = sum(ledger.processed for ledger in ledgers) - refused
         dropped = Counter(self._refused.dropped)
+        examples = dict(self._refused.examples)
         for ledger in ledgers:
             dropped.update(ledger.dropped)
-        self._ledger.dropped = dict(dropped)
-        self._ledger.examples = self._refused.examples | stray.examples
+            examples |= ledger.examples
+        self._ledger.dropped, self._ledger.examples = dict(dropped), examples
 
 
 def _message(asset: str, device: Device | None) -> Message:

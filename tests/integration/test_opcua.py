@@ -2,8 +2,10 @@
 
 import asyncio
 import socket
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,13 +31,18 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def press(port: int) -> AsyncIterator[dict[str, Any]]:
-    """A server with a machine; its nodes by name."""
+async def press(port: int, papers: Path | None = None) -> AsyncIterator[dict[str, Any]]:
+    """A server with a machine; its nodes by name. With papers it speaks to nobody in clear."""
     server = Server()
     await server.init()
     server.set_endpoint(f"opc.tcp://127.0.0.1:{port}")
     server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
-    space = await server.register_namespace("urn:test:press")
+    if papers is not None:
+        await server.set_application_uri("urn:test:press")
+        server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
+        await server.load_certificate(str(papers / "press.pem"), format="pem")
+        await server.load_private_key(str(papers / "press.key"), format="pem")
+    space = await server.register_namespace("urn:test:machine")
     machine = await server.nodes.objects.add_object(ua.NodeId("Press", space), ua.QualifiedName("Press", space))
     hydraulics = await machine.add_object(space, "Hydraulics")
     nodes = {
@@ -128,8 +135,44 @@ def test_a_connection_that_is_lost_is_told_and_found_again() -> None:
             async with connector:
                 await until(connector, Force=99.5)
             told = "\n".join([line async for line in made(port).diagnose()])
-        assert "namespace urn:test:press" in told
+        assert "namespace urn:test:machine" in told
         assert "Hydraulics.Pressure = " in told
+
+    asyncio.run(main())
+
+
+def test_a_server_that_wants_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("press", "box"):
+        subject = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=URI:urn:test:{name},IP:127.0.0.1"]
+        uses = ["-addext", "keyUsage=digitalSignature,nonRepudiation,keyEncipherment,dataEncipherment"]
+        files = ["-keyout", f"{tmp_path}/{name}.key", "-out", f"{tmp_path}/{name}.pem"]
+        words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, *uses, *files]
+        subprocess.run(words, check=True, capture_output=True)
+
+    async def reveal(name: VaultName) -> bytes:
+        assert name.vault == "identity/opcua"
+        return (tmp_path / "box.key").read_bytes() + (tmp_path / "box.pem").read_bytes()
+
+    async def main() -> None:
+        port = free_port()
+        told = {
+            "url": f"opc.tcp://127.0.0.1:{port}",
+            "asset": "hall1/press",
+            "browse": "ns=2;s=Press",
+            "interval_s": 0.02,
+            "security": "sign-and-encrypt",
+            "identity": {"vault": "identity/opcua"},
+            "server_certificate": str(tmp_path / "press.pem"),
+        }
+        async with press(port, tmp_path):
+            async with opcua.create(msgspec.convert(told, opcua.Settings), reveal) as connector:
+                await until(connector, Force=12.5)
+            monkeypatch.setattr(opcua, "ANSWER_S", 2.0)
+            other = told | {"server_certificate": str(tmp_path / "box.pem")}
+            with pytest.raises(ConnectorError) as error:
+                async with opcua.create(msgspec.convert(other, opcua.Settings), reveal):
+                    pass
+            assert error.value.remedy
 
     asyncio.run(main())
 

@@ -7,7 +7,10 @@ import msgspec
 
 from appliance import plugins
 from appliance.config.document import Document
+from appliance.connectors.dialects._devices import REMEDIES
 from appliance.connectors.dialects.port import Dialect
+
+__all__ = ["REMEDIES", "declared", "make", "spoken"]
 
 
 def declared() -> dict[str, type[msgspec.Struct]]:
