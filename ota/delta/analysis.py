@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ota.delta import lowrank, predictors, tokens
 from ota.delta.integers import FORMS, load, ordered, values
-from ota.delta.plans import KINDS, MAX_COLUMNS, MAX_TAPS, Blocks, Mode, Plan
-from ota.delta.predictors import Inputs, Known, typical
+from ota.delta.plans import CHUNK, KINDS, MAX_COLUMNS, MAX_TAPS, ZEROS, Block, Blocks, Mode, Plan
+from ota.delta.predictors import Columns, Inputs, Known, typical
 from ota.delta.streams import Noted
 from ota.delta.tensors import Tensor
 
@@ -116,9 +116,10 @@ class Analysis:
         old: Tensor | None,
         hinted: Hinted | None = None,
         merged: Merged | None = None,
+        shape: tuple[int, int] | None = None,
     ) -> None:
         self.inputs, self.hinted, self.kind, self.merged = inputs, hinted, new.kind, merged
-        shape = shape_of(new)
+        shape = shape or shape_of(new)
         assert shape is not None
         self.rows, self.columns = shape
         stored = load(new.kind, inputs.new.read(new.offset, new.size))
@@ -146,6 +147,33 @@ class Analysis:
             first = min(range(len(plain)), key=lambda number: plain[number].bits)
             found += [plain[first], *self._ranked(starts[first], plain[first])]
         return min(found, key=lambda candidate: candidate.bits)
+
+    def peaked(self, weights: Tensor, new: Candidate) -> Candidate:
+        """As scales of old `weights`, of which the new ones have a low rank; it is told here, ahead of them."""
+        assert self.old is not None
+        factors = new.known.factors
+        assert factors is not None
+        plan = replace(
+            self.base,
+            mode=Mode.PEAK,
+            rank=new.plan.rank,
+            exponent=new.plan.exponent,
+            groups=new.plan.columns // self.columns,
+            zero_kind=ZEROS.index(weights.kind),
+            old_zero=weights.offset - self.inputs.offset,
+        )
+        shared = Columns(right=lowrank.shifted(factors.right, factors.shifts))
+        height = max(1, CHUNK // new.plan.columns)
+        some = [Block(row, min(height, self.rows - row), 0, self.columns) for row in range(0, self.rows, height)]
+        ratio = [
+            predictors.peaks(plan, at, factors.left[at.row : at.row + at.rows], shared, self.inputs) for at in some
+        ]
+        residual = self.values - self.old * np.concatenate(ratio)[..., 0]
+        return self._spread(plan, self._known(None, factors), self._squares(residual))
+
+    def keeping(self, told: Candidate) -> Candidate:
+        """The same, where the low rank was told ahead."""
+        return self._candidate(replace(told.plan, kept=1, high=1, wide=1), told.known)
 
     def _without_old(self) -> Candidate:
         return self._classed(replace(self.base, mode=Mode.NONE, old=0), self.values, None)

@@ -70,6 +70,7 @@ class Decoder:
         self._maps = Maps(book)
         self._states = rans.start(lanes)
         self._tensor: _Tensor | None = None
+        self._kept: Columns | None = None  # of the last scales that told a low rank
 
     def decode(self, segment: Segment) -> bytes:
         """The bytes of all its parts in order, to be written to their places before the next segment is decoded."""
@@ -97,7 +98,8 @@ class Decoder:
 
     def state(self) -> bytes:
         """What a decoder needs, besides the tables, to go on with the next segment."""
-        state: list[Any] = [self._states.astype("<u4").tobytes()]
+        kept = self._kept
+        state: list[Any] = [self._states.astype("<u4").tobytes(), _packed(kept) if kept else []]
         tensor = self._tensor
         if tensor is not None:
             state += [tensor.offset, list(tensor.plan.params()), tensor.block, *_packed(tensor.shared)]
@@ -106,35 +108,40 @@ class Decoder:
     def resume(self, state: bytes) -> None:
         """MismatchError for a state that no `state()` of this patch gave."""
         try:
-            words, *rest = cbor2.loads(state)
+            words, kept, *rest = cbor2.loads(state)
             states = np.frombuffer(words, "<u4").astype(np.uint32)
-            tensor = None
+            tensor, before = None, _unpacked(*kept) if kept else None
             if rest:
                 offset, params, block, *shared = rest
                 plan = plans.parse(tuple(params))
-                tensor = _Tensor(int(offset), plan, _unpacked(plan, *shared), int(block))
+                tensor = _Tensor(int(offset), plan, _unpacked(*shared), int(block))
         except (ValueError, TypeError, OverflowError, cbor2.CBORDecodeError, zstandard.ZstdError) as error:
             raise MismatchError("a decoder's state that cannot be read", "start the patch again") from error
         if len(states) != len(self._states) or (states < rans.LOW).any():
             raise MismatchError("a decoder's state of another patch", "start the patch again")
-        self._states, self._tensor = states, tensor
+        self._states, self._tensor, self._kept = states, tensor, before
 
 
-def _packed(shared: Columns) -> list[bytes]:
-    classes = b"" if shared.classes is None else shared.classes.astype("<i4").tobytes()
-    right = b"" if shared.right is None else shared.right.astype("<i8").tobytes()
-    left = b"" if shared.left_classes is None else shared.left_classes.tobytes()
-    return [zstandard.compress(part, 1) for part in (classes, right, left)]
+def _packed(shared: Columns) -> list[Any]:
+    """For each array nothing, or its shape and its bytes."""
+    arrays = (shared.classes, shared.right, shared.left_classes, shared.left)
+    return [
+        None if array is None else [list(array.shape), zstandard.compress(array.astype(form).tobytes(), 1)]
+        for array, form in zip(arrays, _FORMS, strict=True)
+    ]
 
 
-def _unpacked(plan: Plan, *parts: bytes) -> Columns:
+_FORMS = ("<i4", "<i8", "u1", "<i4")
+
+
+def _unpacked(*parts: Any) -> Columns:
     most = 8 * plans.MAX_COLUMNS
-    classes, right, left = (zstandard.ZstdDecompressor().decompress(part, max_output_size=most) for part in parts)
-    return Columns(
-        np.frombuffer(classes, "<i4").reshape(plan.columns) if plan.column_spread >= 0 else None,
-        np.frombuffer(right, "<i8").reshape(plan.rank, plan.columns).astype(np.float64) if plan.rank else None,
-        np.frombuffer(left, np.uint8).reshape(plan.rank) if plan.rank else None,
-    )
+    arrays = []
+    for part, form in zip(parts, _FORMS, strict=True):
+        data = b"" if part is None else zstandard.ZstdDecompressor().decompress(part[1], max_output_size=most)
+        arrays.append(None if part is None else np.frombuffer(data, form).reshape(part[0]))
+    classes, right, left_classes, left = arrays
+    return Columns(classes, None if right is None else right.astype(np.float64), left_classes, left)
 
 
 class _Run:
@@ -193,13 +200,15 @@ class _Run:
             size += len(found[-1])
             tensor.block += 1
         self._decoder._tensor = tensor if tensor.block < len(walk) else None
+        if tensor.block == len(walk):
+            self._decoder._kept = tensor.shared if tensor.plan.is_peak else None
         return b"".join(found)
 
     def _begin(self, part: Part) -> _Tensor:
         if self._decoder._tensor is not None:
             raise PatchError("a tensor begins within another")
         plan = plans.parse(part.params)
-        return _Tensor(part.offset, plan, predictors.columns(plan, self._coder, None))
+        return _Tensor(part.offset, plan, predictors.columns(plan, self._coder, None, self._decoder._kept))
 
     def finish(self) -> None:
         self._coder.finish()

@@ -14,10 +14,10 @@ import zstandard
 from numpy.typing import NDArray
 
 from ota.delta import payload, rans, tables, tokens
-from ota.delta.analysis import Analysis, Hinted, run, shape_of
+from ota.delta.analysis import Analysis, Candidate, Hinted, run, shape_of
 from ota.delta.decoding import MAX_DICTIONARY
 from ota.delta.integers import load, values
-from ota.delta.plans import SCALES, ZEROS, Blocks
+from ota.delta.plans import MAX_COLUMNS, SCALES, WEIGHTS, ZEROS, Blocks
 from ota.delta.predictors import Inputs
 from ota.delta.segments import MAX_PARTS, MAX_SEGMENT, Hints, Operation, Pair, Part, Segment
 from ota.delta.streams import Noted
@@ -187,15 +187,37 @@ def encode(old: Source, new: Source, pairs: Sequence[Pair]) -> Encoded:
 def _encode(old: Source, new: Source, pairs: Sequence[Pair], spool: _Spool) -> Encoded:
     copies: list[Part] = []
     pieces: list[_Piece] = []
+    owners = _owners(old, new, pairs)
+    scales = {owner.new.offset: pair for pair in pairs for owner in [owners.get(pair.new.offset)] if owner is not None}
     for pair in _scales_first(pairs):
-        if pair.new.size == 0:
+        if pair.new.size == 0 or pair.new.offset in owners:
             continue
         if _same(old, new, pair):
             assert pair.old is not None
             _join(copies, Part(Operation.COPY, pair.new.offset, pair.new.size, (pair.old.offset - pair.new.offset,)))
+        elif pair.new.offset in scales:
+            pieces += _with_scales(old, new, scales[pair.new.offset], pair, spool)
         else:
             pieces += _best(old, new, pair, spool)
     return Encoded(copies, pieces, spool)
+
+
+def _owners(old: Source, new: Source, pairs: Sequence[Pair]) -> dict[int, Pair]:
+    """By the offset of scales that changed, the weights in groups that alone have need of them, and changed as well."""
+    users: dict[int, list[Pair]] = {}
+    for pair in pairs:
+        for tensor in (pair.hints.new_scale, pair.hints.new_zero):
+            if tensor is not None:
+                users.setdefault(tensor.offset, []).append(pair)
+    found = {}
+    for pair in pairs:
+        owner = users.get(pair.new.offset, [])
+        if len(owner) == 1 and _is_usable(pair) and not _same(old, new, pair) and not _same(old, new, owner[0]):
+            hinted = _hinted(old, new, owner[0]) if _is_usable(owner[0]) else None
+            grouped = hinted is not None and hinted.fields["groups"] > 1 and "zero_kind" not in hinted.fields
+            if grouped and owner[0].new.kind in ZEROS[:WEIGHTS] and owner[0].new.offset not in users:
+                found[pair.new.offset] = owner[0]
+    return found
 
 
 def _scales_first(pairs: Sequence[Pair]) -> list[Pair]:
@@ -243,34 +265,62 @@ def _join(copies: list[Part], part: Part) -> None:
         copies.append(part)
 
 
+def _is_usable(pair: Pair) -> bool:
+    return pair.old is not None and pair.old.size == pair.new.size and pair.old.kind == pair.new.kind
+
+
+def _with_scales(old: Source, new: Source, scales: Pair, weights: Pair, spool: _Spool) -> list[_Piece]:
+    """Weights behind their scales: where that is smaller, the scales tell the low rank, for it moves them, too."""
+    with np.errstate(all="ignore"):
+        analysis, candidate = _analysed(old, new, weights)
+        if candidate.known.factors is not None and candidate.plan.is_scaled and scales.old and weights.old:
+            rows, groups = candidate.plan.rows, candidate.plan.groups
+            inputs = Inputs(old, new, scales.new.offset)
+            told = Analysis(inputs, scales.new, scales.old, shape=(rows, groups)).peaked(weights.old, candidate)
+            kept = analysis.keeping(candidate)
+            apart = _analysed(old, new, scales)[1].bits + candidate.bits
+            if rows * candidate.plan.rank <= MAX_COLUMNS and told.bits + kept.bits < apart:
+                return _coded(scales, told, inputs, spool) + _coded(weights, kept, analysis.inputs, spool)
+    return _best(old, new, scales, spool) + _smaller(old, new, weights, analysis, candidate, spool)
+
+
 def _best(old: Source, new: Source, pair: Pair, spool: _Spool) -> list[_Piece]:
     """By the codec, or by zstd where it is smaller: little changed, or no numbers."""
     if shape_of(pair.new) is None:
         return list(_zipped(old, new, pair))
-    usable = pair.old is not None and pair.old.size == pair.new.size and pair.old.kind == pair.new.kind
-    before = pair.old if usable else None
-    inputs = Inputs(old, new, pair.new.offset)
     with np.errstate(all="ignore"):
-        hinted = _hinted(old, new, pair) if usable else None
-        candidate = Analysis(inputs, pair.new, before, hinted, pair.hints.factors).best()
-        noted = run(candidate.plan, candidate.known, inputs)
-        if _zips_better(old, new, pair, candidate.bits / 8):
-            zipped = list(_zipped(old, new, pair))
-            if sum(len(piece.blob) + 6 for piece in zipped) * 8 < candidate.bits:
-                return zipped
-        walk = Blocks(candidate.plan)
-        return [
-            _Piece(
-                Part(
-                    Operation.DELTA,
-                    pair.new.offset + walk.start(number),
-                    walk.size(number),
-                    candidate.plan.params() if number == 0 else (),
-                ),
-                [spool.add(block)],
-            )
-            for number, block in enumerate(noted)
-        ]
+        analysis, candidate = _analysed(old, new, pair)
+    return _smaller(old, new, pair, analysis, candidate, spool)
+
+
+def _analysed(old: Source, new: Source, pair: Pair) -> tuple[Analysis, Candidate]:
+    usable = _is_usable(pair)
+    hinted = _hinted(old, new, pair) if usable else None
+    inputs = Inputs(old, new, pair.new.offset)
+    analysis = Analysis(inputs, pair.new, pair.old if usable else None, hinted, pair.hints.factors)
+    return analysis, analysis.best()
+
+
+def _smaller(
+    old: Source, new: Source, pair: Pair, analysis: Analysis, candidate: Candidate, spool: _Spool
+) -> list[_Piece]:
+    if _zips_better(old, new, pair, candidate.bits / 8):
+        zipped = list(_zipped(old, new, pair))
+        if sum(len(piece.blob) + 6 for piece in zipped) * 8 < candidate.bits:
+            return zipped
+    return _coded(pair, candidate, analysis.inputs, spool)
+
+
+def _coded(pair: Pair, candidate: Candidate, inputs: Inputs, spool: _Spool) -> list[_Piece]:
+    walk, params = Blocks(candidate.plan), candidate.plan.params()
+    with np.errstate(all="ignore"):
+        numbers = [spool.add(block) for block in run(candidate.plan, candidate.known, inputs)]
+    return [
+        _Piece(
+            Part(Operation.DELTA, pair.new.offset + walk.start(at), walk.size(at), params if at == 0 else ()), [number]
+        )
+        for at, number in enumerate(numbers)
+    ]
 
 
 def _zips_better(old: Source, new: Source, pair: Pair, size: float) -> bool:

@@ -13,6 +13,7 @@ MAX_TAPS = 16  # one way
 MAX_COLUMNS = 1 << 20  # that may have classes of their own, and times rank
 KINDS = tuple(FORMS)
 SCALES = (Kind.F16, Kind.F32, Kind.BF16)
+WEIGHTS = 4  # of the kinds that follow, those that may be weights
 ZEROS = (Kind.I8, Kind.U8, Kind.I4, Kind.U4, Kind.F16, Kind.F32, Kind.BF16)
 
 
@@ -22,6 +23,7 @@ class Mode(IntEnum):
     SCALE = 2  # by the ratio of the scales; floats, which are then scales themselves, by its inverse
     FIT = 3  # by a factor for each row
     BOTH = 4  # by the one and the other
+    PEAK = 5  # a scale, by what becomes of the largest weight of its group: `groups` weights each, of kind `zero_kind`
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Plan:
 
     `center` of the residual; `row_spread` and `column_spread` the classes of the deviations from it, -1 where there are
     none; factors are 1 + k / 2^fit_shift with k of class `fit_spread`; `groups` scales a row (0: one for the tensor).
-    Columns are inputs of `high` x `wide` taps: those of one input lean on each other.
+    Columns are inputs of `high` x `wide` taps: those of one input lean on each other. A low rank that is `kept` is that
+    of the scales before, which told it first.
     """
 
     kind: int
@@ -54,6 +57,7 @@ class Plan:
     new_zero: int = 0
     high: int = 1
     wide: int = 1
+    kept: int = 0
 
     def params(self) -> tuple[int, ...]:
         """Trailing defaults are left away."""
@@ -87,6 +91,15 @@ class Plan:
         return self.mode in (Mode.SCALE, Mode.BOTH)
 
     @property
+    def is_peak(self) -> bool:
+        return self.mode == Mode.PEAK
+
+    @property
+    def across(self) -> int:
+        """Columns of the low rank."""
+        return self.columns * self.groups if self.is_peak else self.columns
+
+    @property
     def is_fitted(self) -> bool:
         return self.mode in (Mode.FIT, Mode.BOTH)
 
@@ -109,11 +122,12 @@ def parse(params: tuple[int, ...]) -> Plan:
         (plan.exponent, -300, 300),
         (plan.fit_shift, 0, 30),
         (plan.fit_spread, 0, tokens.CLASSES - 1),
-        (plan.groups, 0, plan.columns),
+        (plan.groups, 0, MAX_COLUMNS if plan.is_peak else plan.columns),
         (plan.scale_kind, 0, len(SCALES) - 1),
         (plan.zero_kind, -1, len(ZEROS) - 1),
         (plan.high, 1, MAX_TAPS),
         (plan.wide, 1, MAX_TAPS),
+        (plan.kept, 0, 1),
     ]
     bounds += [(offset, -MAX_BYTES, MAX_BYTES) for offset in (plan.old_scale, plan.new_scale)]
     bounds += [(offset, -MAX_BYTES, MAX_BYTES) for offset in (plan.old_zero, plan.new_zero)]
@@ -125,18 +139,32 @@ def parse(params: tuple[int, ...]) -> Plan:
 
 def _check_shape(plan: Plan) -> None:
     wide = plan.column_spread >= 0 or plan.rank > 0
-    if wide and plan.columns * max(plan.rank, 1) > MAX_COLUMNS:
+    if wide and plan.across * max(plan.rank, 1) > MAX_COLUMNS:
         raise PatchError("a plan with too many columns")
     if FORMS[plan.form].width == 4 and (plan.columns % 2 or (plan.columns > CHUNK and CHUNK % 2)):
         raise PatchError("a plan that splits a byte")
-    if plan.columns % (plan.high * plan.wide):
+    if plan.is_peak or plan.kept:
+        _check_told_twice(plan)
+    if plan.across % (plan.high * plan.wide):
         raise PatchError("a plan whose taps do not fit")
-    if plan.groups and plan.columns % plan.groups:
+    if plan.groups and plan.columns % plan.groups and not plan.is_peak:
         raise PatchError("a plan whose groups do not fit")
     if plan.is_scaled and ((plan.is_float and plan.rank) or (plan.groups > 1 and plan.columns > CHUNK)):
         raise PatchError("scales where there can be none")
     if plan.is_fresh and plan.rank:
         raise PatchError("low rank without an old tensor")
+
+
+def _check_told_twice(plan: Plan) -> None:
+    """A low rank that scales tell and weights use, which is in memory between the two."""
+    if not plan.rank or plan.rows * plan.rank > MAX_COLUMNS or (plan.is_peak and plan.kept):
+        raise PatchError("a low rank that cannot be kept")
+    if plan.is_peak and not (plan.is_float and plan.groups and 0 <= plan.zero_kind < WEIGHTS):
+        raise PatchError("scales of no weights")
+    if plan.is_peak and plan.groups * FORMS[ZEROS[plan.zero_kind]].width % 8:
+        raise PatchError("scales of weights that split a byte")
+    if plan.kept and not plan.is_scaled:
+        raise PatchError("a low rank that is kept for nothing")
 
 
 @dataclass(frozen=True)

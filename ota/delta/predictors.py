@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ota.delta import lowrank, tokens
 from ota.delta.errors import PatchError
 from ota.delta.integers import FORMS, load, values
-from ota.delta.plans import SCALES, ZEROS, Block, Mode, Plan
+from ota.delta.plans import CHUNK, SCALES, ZEROS, Block, Mode, Plan
 from ota.delta.tensors import Kind, Source
 from ota.delta.terms import Terms
 
@@ -40,11 +40,15 @@ class Coder(Protocol):
 
 @dataclass
 class Columns:
-    """What a tensor's blocks share: classes of columns, the right side of the low rank, sizes of the left."""
+    """What a tensor's blocks share: classes of columns, the right side of the low rank, sizes of the left.
+
+    `left` [rows so far, rank] where it is kept for the weights that follow, or was.
+    """
 
     classes: Ints | None = None
     right: NDArray[np.float64] | None = None
     left_classes: NDArray[np.uint8] | None = None
+    left: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -59,24 +63,39 @@ class Known:
     factors: lowrank.Factors | None = None
 
 
-def columns(plan: Plan, coder: Coder, known: Known | None) -> Columns:
-    """Codes what comes before a tensor's first block."""
-    found = Columns()
+def columns(plan: Plan, coder: Coder, known: Known | None, before: Columns | None = None) -> Columns:
+    """Codes what comes before a tensor's first block; `before` is what the last scales keep."""
+    found = _kept(plan, _told(known) or before) if plan.kept else Columns()
     if plan.column_spread >= 0:
         spread = np.full(plan.columns, plan.column_spread, np.uint8)
         found.classes = _bounded(coder.numbers(spread, known.columns if known else None), 4096)
-    if plan.rank:
+    if plan.rank and not plan.kept:
         factors = known.factors if known else None
         sizes = _sizes(plan, coder, factors)
         right = _right(plan, tokens.classify(sizes[1]), coder, factors.right if factors else None)
         found.right = lowrank.shifted(right, sizes[2])
         found.left_classes = tokens.classify(sizes[0])
+        found.left = np.zeros((0, plan.rank), np.int32) if plan.is_peak else None
     return found
+
+
+def _told(known: Known | None) -> Columns | None:
+    if known is None or known.factors is None:
+        return None
+    return Columns(right=lowrank.shifted(known.factors.right, known.factors.shifts), left=known.factors.left)
+
+
+def _kept(plan: Plan, before: Columns | None) -> Columns:
+    if before is None or before.right is None or before.left is None:
+        raise PatchError("a low rank that nothing before has told")
+    if before.right.shape != (plan.rank, plan.columns) or before.left.shape != (plan.rows, plan.rank):
+        raise PatchError("a low rank of another shape than the weights")
+    return Columns(right=before.right, left=before.left)
 
 
 def _right(plan: Plan, sizes: NDArray[np.uint8], coder: Coder, given: Ints | None) -> Ints:
     """The right side tap by tap, each leaning on those to its left and above it."""
-    inputs = plan.columns // (plan.high * plan.wide)
+    inputs = plan.across // (plan.high * plan.wide)
     classes = np.repeat(sizes, inputs)
     shape = (plan.rank, inputs, plan.high, plan.wide)
     taps = None if given is None else given.reshape(shape)
@@ -87,7 +106,7 @@ def _right(plan: Plan, sizes: NDArray[np.uint8], coder: Coder, given: Ints | Non
             lean = found[:, :, high + 1, wide] + found[:, :, high, wide + 1]
             numbers = _bounded(coder.numbers(classes, tap, lean.reshape(-1)), lowrank.MAX_FACTOR)
             found[:, :, high + 1, wide + 1] = numbers.reshape(plan.rank, inputs)
-    return found[:, :, 1:, 1:].reshape(plan.rank, plan.columns)
+    return found[:, :, 1:, 1:].reshape(plan.rank, plan.across)
 
 
 def _sizes(plan: Plan, coder: Coder, factors: lowrank.Factors | None) -> Ints:
@@ -148,6 +167,8 @@ def _terms(
     plan: Plan, at: Block, row_classes: Ints, shared: Columns, inputs: Inputs, coder: Coder, known: Known | None
 ) -> Terms:
     factor, lift, old_zero, new_zero = None, None, None, None
+    if plan.is_peak:
+        factor = _peaks(plan, at, shared, inputs, coder, known)
     if plan.is_fitted:
         factor = _fits(plan, at, coder, known)
     if plan.is_scaled:
@@ -160,7 +181,7 @@ def _terms(
             old_zero = _points(plan, at, ZEROS[plan.zero_kind], inputs.old, inputs.offset + plan.old_zero)
             new_zero = _points(plan, at, ZEROS[plan.zero_kind], inputs.new, inputs.offset + plan.new_zero)
     change = None
-    if plan.rank:
+    if plan.rank and not plan.is_peak:
         change = _change(plan, at, shared, coder, known)
         if lift is None:
             lift = np.ldexp(1.0, (row_classes - np.int32(plan.center)) // 2 + plan.exponent)[:, None, None]
@@ -194,12 +215,57 @@ def _fits(plan: Plan, at: Block, coder: Coder, known: Known | None) -> Array:
 def _change(plan: Plan, at: Block, shared: Columns, coder: Coder, known: Known | None) -> Array:
     """The low rank part, as integers."""
     assert shared.right is not None
+    if plan.kept:
+        assert shared.left is not None
+        left = shared.left[at.row : at.row + at.rows]
+    else:
+        left = _left(plan, at, shared, coder, known)
+    return lowrank.product(left, shared.right[:, at.column : at.column + at.columns])
+
+
+def _left(plan: Plan, at: Block, shared: Columns, coder: Coder, known: Known | None) -> Ints:
     assert shared.left_classes is not None
     given = None
     if known and known.factors:
         given = known.factors.left[at.row : at.row + at.rows].reshape(-1)
     left = coder.numbers(np.tile(shared.left_classes, at.rows), given).reshape(at.rows, plan.rank)
-    return lowrank.product(_bounded(left, lowrank.MAX_FACTOR), shared.right[:, at.column : at.column + at.columns])
+    return _bounded(left, lowrank.MAX_FACTOR)
+
+
+def _peaks(plan: Plan, at: Block, shared: Columns, inputs: Inputs, coder: Coder, known: Known | None) -> Array:
+    """By what each scale changes, [rows, columns, 1]; the left side is kept for the weights."""
+    assert shared.left is not None
+    left = _left(plan, at, shared, coder, known)
+    if at.column == 0:
+        shared.left = np.concatenate([shared.left, left])
+    found = np.empty((at.rows, at.columns, 1))
+    height = max(1, CHUNK // (at.columns * plan.groups))
+    for row in range(0, at.rows, height):
+        some = Block(at.row + row, min(height, at.rows - row), at.column, at.columns)
+        found[row : row + height] = peaks(plan, some, left[row : row + height], shared, inputs)
+    return found
+
+
+def peaks(plan: Plan, at: Block, left: Ints, shared: Columns, inputs: Inputs) -> Array:
+    """The largest weight of each group, with the change, over that of the old ones; 1 where that is no number."""
+    assert shared.right is not None
+    kind, start = ZEROS[plan.zero_kind], (at.row * plan.columns + at.column) * plan.groups
+    width = FORMS[kind].width
+    count = at.count * plan.groups
+    stored = load(kind, inputs.old.read(inputs.offset + plan.old_zero + start * width // 8, count * width // 8))
+    weights = values(kind, stored).astype(np.float64).reshape(at.count, plan.groups)
+    scales = values(plan.form, load(plan.form, _old(plan, at, inputs))).astype(np.float64)
+    across = slice(at.column * plan.groups, (at.column + at.columns) * plan.groups)
+    change = lowrank.product(left, shared.right[:, across]).reshape(weights.shape) * 2.0**plan.exponent
+    moved = weights + change / scales[:, None]
+    moved = np.where(np.isfinite(moved), moved, 0.0)
+    ratio = _largest(moved) / _largest(weights)
+    return np.where(np.isfinite(ratio), ratio, 1.0).reshape(at.rows, at.columns, 1)
+
+
+def _largest(groups: Array) -> Array:
+    """Of each row of numbers the one that is farthest from nothing, with its sign."""
+    return np.take_along_axis(groups, np.abs(groups).argmax(axis=1)[:, None], 1)[:, 0]
 
 
 def _scales(plan: Plan, at: Block, source: Source, offset: int) -> Array:

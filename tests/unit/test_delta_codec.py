@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ota.delta import payload, rans
+from ota.delta import encoding, integers, payload, rans
 from ota.delta.codec import MAX_SEGMENT, Decoder, Hints, Operation, Pair, Part, Segment, encode
 from ota.delta.errors import DeltaError, MismatchError, PatchError
+from ota.delta.plans import Mode
 from ota.delta.tensors import Kind, Layout, Memory, Tensor
 
 CODED = (Kind.F32, Kind.F16, Kind.BF16, Kind.I32, Kind.I8, Kind.U8, Kind.I4, Kind.U4)
@@ -119,6 +120,11 @@ def floats(kind: Kind, values: np.ndarray) -> np.ndarray:
     return values.astype("<f4").view("<u4")
 
 
+def rounded(kind: Kind, numbers: np.ndarray) -> np.ndarray:
+    """To what the kind can hold."""
+    return integers.values(kind, floats(kind, numbers)).astype(np.float32)
+
+
 def tuned(seed: int, shape: tuple[int, int] = (96, 256), rank: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Weights, and the same after a change of a factor a row, of low rank, and of noise."""
     rng = np.random.default_rng(seed)
@@ -154,6 +160,85 @@ def test_quantised_weights_follow_their_scales(kind: Kind, groups: int, hinted: 
     hints = {"weights": Hints(scales, scales)} if hinted else {}
     pairs = pairs_of([weights_tensor, scales], len(files[1]), hints)
     assert there_and_back(files[0], files[1], pairs) < 0.8 * len(files[1])
+
+
+def packed(weights: np.ndarray) -> bytes:
+    nibbles = weights.astype(np.uint8).reshape(-1)
+    return (nibbles[0::2] & 15 | nibbles[1::2] << 4).tobytes()
+
+
+def merged(seed: int, rows: int, columns: int, groups: int) -> tuple[list[bytes], list[Pair], tuple[np.ndarray, ...]]:
+    """Four-bit weights and their scales before and after factors of low rank were merged."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(0, 0.05, (rows, columns))
+    left, right = rng.normal(0, 0.1, (rows, 4)).astype("f4"), rng.normal(0, 0.1, (4, columns)).astype("f4")
+    files = []
+    for values in (base, base + left @ right):
+        grouped = values.reshape(rows, groups, -1)
+        at = np.abs(grouped).argmax(axis=2)[..., None]
+        scale = (np.take_along_axis(grouped, at, 2) / -8).astype("<f2")
+        weights = np.clip(np.rint(grouped / scale.astype("f4")), -8, 7).astype(np.int8)
+        files.append(packed(weights) + scale.tobytes())
+    four = tensor(Kind.I4, (rows, columns))
+    scales = Tensor("scales", Kind.F16, (rows, groups, 1), four.size, rows * groups * 2)
+    pairs = pairs_of([four, scales], len(files[1]), {"weights": Hints(scales, scales)})
+    return files, pairs, (left, right)
+
+
+def modes(old: bytes, new: bytes, pairs: list[Pair]) -> set[Mode]:
+    encoded = encode(Memory(old), Memory(new), pairs)
+    parts = [part for segment in encoded.segments() for part in segment.parts]
+    encoded.close()
+    return {Mode(part.params[1]) for part in parts if part.operation is Operation.DELTA and part.params}
+
+
+@pytest.mark.parametrize(("rows", "columns", "groups"), [(160, 256, 8), (20, 10_240, 160), (64, 120, 60)])
+def test_scales_of_groups_follow_a_low_rank(rows: int, columns: int, groups: int) -> None:
+    files, pairs, _ = merged(12, rows, columns, groups)
+    size = there_and_back(files[0], files[1], pairs)
+    if (rows, columns, groups) == (160, 256, 8):
+        assert Mode.PEAK in modes(*files, pairs)
+        assert size < 0.75 * len(files[1])
+
+
+def test_a_low_rank_is_kept_between_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that takes over after the scales finds it in the state."""
+    files, pairs, _ = merged(12, 160, 256, 8)
+    monkeypatch.setattr(encoding, "MAX_SEGMENT", 3000)
+    assert Mode.PEAK in modes(*files, pairs)
+    there_and_back(files[0], files[1], pairs)
+
+
+@pytest.mark.parametrize("kind", [Kind.F16, Kind.BF16, Kind.F32])
+def test_factors_that_are_handed_over_tell_the_change(kind: Kind) -> None:
+    rng = np.random.default_rng(14)
+    left, right = (rounded(Kind.BF16, rng.normal(0, 0.05, shape)) for shape in ((160, 4), (4, 256)))
+    base = rounded(kind, rng.normal(0, 0.05, (160, 256)))
+    old, new = floats(kind, base), floats(kind, base + left @ right)
+    one = tensor(kind, (160, 256))
+    alone = there_and_back(old.tobytes(), new.tobytes(), [Pair(one, one)])
+    told = there_and_back(old.tobytes(), new.tobytes(), [Pair(one, one, Hints(factors=(left, right)))])
+    assert told < 0.8 * alone
+
+
+@pytest.mark.parametrize("shape", [((9, 2), (2, 9)), ((160, 2), (2, 255)), ((160, 300), (300, 256))])
+@pytest.mark.parametrize("value", [0.0, 1.0, np.nan, np.inf])
+def test_factors_that_cannot_be_are_ignored(shape: tuple[tuple[int, int], tuple[int, int]], value: float) -> None:
+    old, new = (floats(Kind.F16, values) for values in tuned(15, (160, 256)))
+    factors = tuple(np.full(part, value, np.float32) for part in shape)
+    one = tensor(Kind.F16, (160, 256))
+    there_and_back(old.tobytes(), new.tobytes(), [Pair(one, one, Hints(factors=(factors[0], factors[1])))])
+
+
+def test_taps_that_resemble_each_other_help() -> None:
+    """The same numbers as a convolution of three by three, and as a matrix."""
+    rng = np.random.default_rng(16)
+    taps = rng.normal(0, 0.1, (3, 64, 1, 1)) + rng.normal(0, 0.01, (3, 64, 3, 3))
+    old = rng.integers(-100, 100, (128, 576)).astype(np.int8)
+    new = np.rint(old + rng.normal(0, 3, (128, 3)) @ taps.reshape(3, 576) + rng.normal(0, 0.4, old.shape))
+    new = np.clip(new, -128, 127).astype(np.int8)
+    flat = whole(Kind.I8, (128, 576), old.tobytes(), new.tobytes())
+    assert whole(Kind.I8, (128, 64, 3, 3), old.tobytes(), new.tobytes()) < flat
 
 
 def test_zero_points_follow_too() -> None:
@@ -277,11 +362,11 @@ def test_damaged_bytes_end_in_an_error_or_in_bytes(data: st.DataObject) -> None:
         assert len(apply(tables, segments)) == len(NEW)
 
 
-integers = st.one_of(st.integers(-2, 70), st.integers(-(1 << 62), 1 << 62))
+parameters = st.one_of(st.integers(-2, 70), st.integers(-(1 << 62), 1 << 62))
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(integers, max_size=20), st.sampled_from(tuple(Operation)), integers, integers)
+@given(st.lists(parameters, max_size=24), st.sampled_from(tuple(Operation)), parameters, parameters)
 def test_any_parameters_end_in_an_error(params: list[int], operation: Operation, offset: int, size: int) -> None:
     """No memory or time beyond a segment's, whatever shape a plan claims."""
     part = Part(operation, offset, size, tuple(params))
@@ -296,10 +381,46 @@ def test_a_plan_with_one_number_changed_stays_within_bounds(data: st.DataObject)
     parts = list(SEGMENTS[number].parts)
     which = data.draw(st.sampled_from([place for place, part in enumerate(parts) if part.params]))
     params = list(parts[which].params)
-    params[data.draw(st.integers(0, len(params) - 1))] = data.draw(integers)
+    params[data.draw(st.integers(0, len(params) - 1))] = data.draw(parameters)
     parts[which] = Part(parts[which].operation, parts[which].offset, parts[which].size, tuple(params))
     with contextlib.suppress(DeltaError):
         assert len(apply(TABLES, [*SEGMENTS[:number], Segment(tuple(parts), SEGMENTS[number].payload)])) == len(NEW)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_low_rank_told_twice_stays_within_bounds(data: st.DataObject) -> None:
+    """One number of a plan changed, of scales that tell a low rank or of the weights that keep it."""
+    (old, new), tables, segments = PEAKS
+    which, place = data.draw(st.sampled_from([(0, at) for at in range(14)] + [(1, at) for at in range(22)]))
+    broken, seen = [], 0
+    for segment in segments:
+        parts = list(segment.parts)
+        for number, part in enumerate(parts):
+            if part.operation is Operation.DELTA and part.params:
+                if seen == which:
+                    params = list(part.params)
+                    params[place % len(params)] = data.draw(parameters)
+                    parts[number] = Part(part.operation, part.offset, part.size, tuple(params))
+                seen += 1
+        broken.append(Segment(tuple(parts), segment.payload))
+    written = Written(len(new))
+    decoder = Decoder(Memory(old), written, tables)
+    with contextlib.suppress(DeltaError):
+        for segment in broken:
+            written.take(segment, decoder.decode(segment))
+        decoder.finish()
+
+
+def peaks() -> tuple[list[bytes], bytes, list[Segment]]:
+    files, pairs, _ = merged(12, 160, 256, 8)
+    encoded = encode(Memory(files[0]), Memory(files[1]), pairs)
+    segments = list(encoded.segments())
+    encoded.close()
+    return files, encoded.tables, segments
+
+
+PEAKS = peaks()
 
 
 def test_the_streams_must_come_out_even() -> None:
@@ -315,12 +436,9 @@ def test_the_streams_must_come_out_even() -> None:
 
 def test_a_patch_that_ends_early_is_told() -> None:
     decoder = Decoder(Memory(OLD), Written(len(NEW)), TABLES)
-    decoder.resume(cbor2.dumps([rans.start(1 << TABLES[0]).tobytes(), 0, [0, 1, 32, 64], 0, *[EMPTY] * 3]))
+    decoder.resume(cbor2.dumps([rans.start(1 << TABLES[0]).tobytes(), [], 0, [0, 1, 32, 64], 0, *[None] * 4]))
     with pytest.raises(PatchError, match="within a tensor"):
         decoder.finish()
-
-
-EMPTY = b"\x28\xb5\x2f\xfd\x20\x00\x01\x00\x00"  # zstd of nothing
 
 
 @given(st.binary(max_size=200))

@@ -67,7 +67,9 @@ def gpt(weights: Weights) -> ov.Model:
     given = ops.parameter([-1, versions.PLACES], np.int64, name="given")
     axis = ops.constant(np.int64(0))
     node = ops.gather(ops.constant(weights["emb.weight"], name="emb.weight"), given, axis, name="emb")
-    node = ops.add(node, ops.constant(weights["pos.weight"][None], name="pos.weight"), name="pos")
+    length = ops.gather(ops.shape_of(given, "i64"), ops.constant(np.int64(1)), axis)
+    places = ops.range(ops.constant(np.int64(0)), length, ops.constant(np.int64(1)), "i64")
+    node = ops.add(node, ops.gather(ops.constant(weights["pos.weight"], name="pos.weight"), places, axis), name="pos")
     for number in range(versions.blocks(weights)):
         node = _block(node, weights, f"blocks.{number}")
     node = _linear(_normalised(node, weights, "last"), weights, "head.weight")
