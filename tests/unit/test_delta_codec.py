@@ -167,7 +167,7 @@ def packed(weights: np.ndarray) -> bytes:
     return (nibbles[0::2] & 15 | nibbles[1::2] << 4).tobytes()
 
 
-def merged(seed: int, rows: int, columns: int, groups: int) -> tuple[list[bytes], list[Pair], tuple[np.ndarray, ...]]:
+def merged(seed: int, rows: int, columns: int, groups: int) -> tuple[tuple[bytes, bytes], list[Pair]]:
     """Four-bit weights and their scales before and after factors of low rank were merged."""
     rng = np.random.default_rng(seed)
     base = rng.normal(0, 0.05, (rows, columns))
@@ -182,7 +182,7 @@ def merged(seed: int, rows: int, columns: int, groups: int) -> tuple[list[bytes]
     four = tensor(Kind.I4, (rows, columns))
     scales = Tensor("scales", Kind.F16, (rows, groups, 1), four.size, rows * groups * 2)
     pairs = pairs_of([four, scales], len(files[1]), {"weights": Hints(scales, scales)})
-    return files, pairs, (left, right)
+    return (files[0], files[1]), pairs
 
 
 def modes(old: bytes, new: bytes, pairs: list[Pair]) -> set[Mode]:
@@ -194,7 +194,7 @@ def modes(old: bytes, new: bytes, pairs: list[Pair]) -> set[Mode]:
 
 @pytest.mark.parametrize(("rows", "columns", "groups"), [(160, 256, 8), (20, 10_240, 160), (64, 120, 60)])
 def test_scales_of_groups_follow_a_low_rank(rows: int, columns: int, groups: int) -> None:
-    files, pairs, _ = merged(12, rows, columns, groups)
+    files, pairs = merged(12, rows, columns, groups)
     size = there_and_back(files[0], files[1], pairs)
     if (rows, columns, groups) == (160, 256, 8):
         assert Mode.PEAK in modes(*files, pairs)
@@ -203,7 +203,7 @@ def test_scales_of_groups_follow_a_low_rank(rows: int, columns: int, groups: int
 
 def test_a_low_rank_is_kept_between_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that takes over after the scales finds it in the state."""
-    files, pairs, _ = merged(12, 160, 256, 8)
+    files, pairs = merged(12, 160, 256, 8)
     monkeypatch.setattr(encoding, "MAX_SEGMENT", 3000)
     assert Mode.PEAK in modes(*files, pairs)
     there_and_back(files[0], files[1], pairs)
@@ -253,7 +253,7 @@ def test_zero_points_follow_too() -> None:
     pairs = pairs_of(
         [tensor(Kind.U8, (64, 64)), scales, points], len(files[1]), {"weights": Hints(scales, scales, points, points)}
     )
-    assert there_and_back(*files, pairs) < 400
+    assert there_and_back(files[0], files[1], pairs) < 400
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
@@ -412,8 +412,8 @@ def test_a_low_rank_told_twice_stays_within_bounds(data: st.DataObject) -> None:
         decoder.finish()
 
 
-def peaks() -> tuple[list[bytes], bytes, list[Segment]]:
-    files, pairs, _ = merged(12, 160, 256, 8)
+def peaks() -> tuple[tuple[bytes, bytes], bytes, list[Segment]]:
+    files, pairs = merged(12, 160, 256, 8)
     encoded = encode(Memory(files[0]), Memory(files[1]), pairs)
     segments = list(encoded.segments())
     encoded.close()
