@@ -19,6 +19,7 @@ from appliance.config.document import Document
 from appliance.config.schema import Config
 from appliance.errors import StoreError
 from appliance.inference.library import Library
+from appliance.services import receipts
 from appliance.services.offers import Offers
 from appliance.services.plans import Plans
 from appliance.services.trials import Shelf, Trials
@@ -27,7 +28,7 @@ from appliance.vault import chest, opening
 from ota import campaign
 from ota.campaign import Device, Window
 from ota.courier import Owed
-from ota.errors import OtaError
+from ota.errors import OtaError, StorageError
 from ota.installer import JOURNAL, Installer, Journal, Parts
 from ota.local import Local
 from ota.manifest import Host
@@ -42,10 +43,12 @@ from ota.wanted import Habits, Hours, Policy
 if TYPE_CHECKING:
     from appliance.bus.port import Bus
     from appliance.inference.library import Check
+    from appliance.vault.certificates.identity import Identities
     from ota.sealed import Unwrapper
 
 ROOT = Path("/usr/share/millwright/root.json")  # where the system's image has it
 MAX_ROOT = 1 << 20  # bytes
+ANSWER_S = 5.0  # a receipt does not wait for a vault for long
 
 
 def service(config: Config, document: Document, bus: "Bus", library: Library, follows: str, check: "Check") -> Update:
@@ -54,6 +57,11 @@ def service(config: Config, document: Document, bus: "Bus", library: Library, fo
     logging.getLogger("tuf").setLevel(logging.WARNING)  # it tells each signature that it does not need
     if settings.sources and not settings.fleet:
         raise document.error(("update", "fleet"), "there are sources and no fleet", 'fleet = "..." in [update]')
+    for address in settings.sources:
+        try:
+            _checked(address, settings.ca_file)
+        except OtaError as error:
+            raise document.error(("update", "sources"), error.message, error.remedy) from None
     hold = Hold()
     local = Local(folder / "arriving", hold)
     origins = Origins(settings.sources, local, _supplies(config, library, hold), partial(_web, settings.ca_file), hold)
@@ -63,7 +71,7 @@ def service(config: Config, document: Document, bus: "Bus", library: Library, fo
     def installer() -> Installer:
         return Installer(Journal(folder / JOURNAL), Parts(origins, origins, Shelf(library, check), trials, trials))
 
-    owed = Owed(folder / "receipts.json")
+    owed = Owed(folder / "receipts.json", receipts.signer(_identities(config)))
     plans = Plans(local, offers, trials, library, settings)
     return Update(bus, installer, trials, plans, offers, hold, library, settings, owed, time.time_ns)
 
@@ -75,20 +83,27 @@ class Bases:
         self._library = library
 
     def at_hand(self) -> set[str]:
-        return {entry.digest for entry in self._library.entries()}
+        return set(self._folders())
 
     def folder(self, digest: str) -> Path | None:
-        return next((entry.folder for entry in self._library.entries() if entry.digest == digest), None)
+        return self._folders().get(digest)
+
+    def _folders(self) -> dict[str, Path]:
+        try:
+            return {entry.digest: entry.folder for entry in self._library.entries()}
+        except StoreError as error:
+            raise StorageError(error.message, error.remedy) from error
 
 
-class SharedTrust(Trust):
-    """For several threads of one process: they wait for each other."""
+class Believer:
+    """The box's trust, made when it is asked for: what is wrong with its root stops no service. Threads take turns."""
 
-    _lock = threading.Lock()
+    def __init__(self, trust: Callable[[], Trust]) -> None:
+        self._trust, self._turn = trust, threading.Lock()
 
     @contextmanager
     def best(self, source: Source) -> Iterator[View]:
-        with self._lock, super().best(source) as view:
+        with self._turn, self._trust().best(source) as view:
             yield view
 
 
@@ -96,23 +111,41 @@ def _supplies(config: Config, library: Library, hold: Hold) -> Callable[[Places]
     settings, folder = config.update, config.paths.state / FOLDER
     apply = partial(in_a_process_of_its_own, goes_on=hold)
     means = Means(settings.budget_mb << 20, _host(), apply, _unwrapper(config))
-    times: list[StoredTimes] = []  # made when it is needed, and once
+    times: list[StoredTimes] = []  # one: it counts on from when it was made
 
-    def made(places: Places) -> Supply:
+    def trust() -> Trust:
         if not times:
             times.append(StoredTimes(folder / "floor.json", _build_s()))
-        trust = SharedTrust(folder / "trust", _root(config), times[0])
-        return Supply(trust, places, settings.fleet, Bases(library), folder / "supply", means)
+        return Trust(folder / "trust", _root(config), times[0])
 
-    return made
+    believer, bases = Believer(trust), Bases(library)
+    return lambda places: Supply(believer, places, settings.fleet, bases, folder / "supply", means)
+
+
+def _identities(config: Config) -> "Identities":
+    from appliance.vault import client
+    from appliance.vault.certificates.identity import Identities
+    from hardware import attestation, tpm
+
+    def attestor() -> attestation.Attestor | None:
+        found = tpm.find()
+        return attestation.Attestor(tpm.Tpm(found.tcti)) if found.usable else None
+
+    return Identities(client.by_socket(_socket(config), ANSWER_S), time.time_ns, attestor)
+
+
+def _socket(config: Config) -> Path:
+    from appliance.vault import protocol
+
+    return Path(config.vault.socket) if config.vault.socket else config.paths.run / protocol.SOCKET
 
 
 def _unwrapper(config: Config) -> "Unwrapper | None":
     """The fleet's keys, in the vault that runs; None where none was made: then nothing that is encrypted is taken."""
     from appliance.services.unwrapping import FleetKeys
-    from appliance.vault import client, protocol
+    from appliance.vault import client
 
-    socket = Path(config.vault.socket) if config.vault.socket else config.paths.run / protocol.SOCKET
+    socket = _socket(config)
     try:
         has_vault = socket.exists() or chest.exists(config.paths.state / opening.FOLDER)
     except StoreError:  # where this user may not look, there is one
@@ -126,18 +159,24 @@ def _web(ca_file: str, url: str, goes_on: GoesOn) -> Repository:
         try:
             context = ssl.create_default_context(cafile=ca_file or None)
         except OSError as error:
-            raise OtaError(f"{ca_file}: {error.strerror or error}", "Mend ca_file in [update].") from error
+            raise StorageError(f"{ca_file}: {error.strerror or error}", "Mend ca_file in [update].") from error
     return Repository.at(url, Patience(), context, goes_on)
 
 
+def _checked(address: str, ca_file: str) -> None:
+    """OtaError where it can be no place."""
+    if not address.startswith("/"):
+        _web(ca_file, address, lambda: None)
+
+
 def _root(config: Config) -> bytes:
-    """Whose keys are trusted first. What is not there, or empty, makes no repository believable: OtaError."""
+    """Whose keys are trusted first. StorageError where it cannot be read: then no repository can be believed."""
     path = Path(config.update.root) if config.update.root else ROOT
     try:
         with path.open("rb") as file:
             return file.read(MAX_ROOT)
     except OSError as error:
-        raise OtaError(
+        raise StorageError(
             f"no repository can be believed without {path}: {error.strerror}",
             "Copy metadata/1.root.json of the repository there by a way that you trust, or name it: root in [update].",
         ) from error

@@ -28,6 +28,10 @@ class Local:
     def identify(self, source: Path) -> tuple[str, Path | None]:
         """The content hash, and of a packed bundle the folder that it was unpacked to, which the caller removes."""
         with _reading(source):
+            if not source.exists():
+                raise ManifestError(
+                    f"{source}: No such file or folder", "Name a bundle's folder, or one that was packed."
+                )
             if source.is_dir():
                 return bundle.digest(source), None
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ class Origins:
 
     def sticks(self) -> list[Path]:
         """Those that are plugged in at this moment."""
-        return [path for address in self._addresses for path in _paths(address) if courier.repository(path)]
+        return [path for address in self._addresses for path in _paths(address) if _within(path) and _is_stick(path)]
 
     def known(self) -> bool:
         """Whether any place is configured."""
@@ -67,10 +67,8 @@ class Origins:
             yield self._web(address, goes_on)
             return
         for path in _paths(address):
-            if (found := courier.repository(path)) is not None:
+            if (found := _within(path)) is not None:
                 yield found
-            elif (path / "metadata").is_dir():
-                yield Repository.within(path, courier=False)
 
     # ---- Fetch and Reconstruct --------------------------------------------------------------------------------------
 
@@ -146,11 +144,28 @@ def _asks_repository(order: Order) -> bool:
     return order.source.partition(":")[0] == REPOSITORY
 
 
+def _within(path: Path) -> Repository | None:
+    """Of a stick, or of a folder as the web server shows it. One that cannot be read has none."""
+    try:
+        if (found := courier.repository(path)) is not None:
+            return found
+        return Repository.within(path, courier=False) if (path / "metadata").is_dir() else None
+    except OSError:
+        return None
+
+
+def _is_stick(path: Path) -> bool:
+    return (path / courier.FOLDER).is_dir()
+
+
 def _paths(address: str) -> Iterable[Path]:
     """Of folders; none for an address on the web."""
     if not address.startswith("/"):
         return []
-    return sorted(Path("/").glob(address.removeprefix("/"))) if has_magic(address) else [Path(address)]
+    try:
+        return sorted(Path("/").glob(address.removeprefix("/"))) if has_magic(address) else [Path(address)]
+    except OSError:
+        return []  # it is being pulled out
 
 
 @contextmanager

@@ -11,6 +11,7 @@ Each step may be begun again at any time and goes on where it was.
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,8 +35,8 @@ from ota.patching import in_a_process_of_its_own as in_a_process_of_its_own
 from ota.plan import Leg, Route
 from ota.route import Plan, Sealed, Stop, recall, record
 from ota.sealed import Unwrapper
-from ota.sources import Repository, Several
-from ota.trust import Offer, Standing, Trust
+from ota.sources import Repository, Several, Source
+from ota.trust import Offer, Standing, View
 
 _CHUNK = 1 << 20
 _UNWATCHED = Course()
@@ -54,6 +55,12 @@ class Store(Protocol):
     def at_hand(self) -> set[str]: ...
 
     def folder(self, digest: str) -> Path | None: ...
+
+
+class Believing(Protocol):
+    """What of a repository may be believed: `ota.trust.Trust`."""
+
+    def best(self, source: Source) -> AbstractContextManager[View]: ...
 
 
 Places = Callable[[], Sequence[Repository]]  # at this moment, the first one first: sticks come and go
@@ -92,7 +99,7 @@ class Supply:
     does not have comes from another. FetchError and its kin where it is to be tried again."""
 
     def __init__(
-        self, trust: Trust, repository: Repository | Places, fleet: str, store: Store, folder: Path, means: Means
+        self, trust: Believing, repository: Repository | Places, fleet: str, store: Store, folder: Path, means: Means
     ) -> None:
         self._trust, self._fleet = trust, fleet
         self._places: Places = (lambda: [repository]) if isinstance(repository, Repository) else repository

@@ -137,7 +137,7 @@ class Update:
             try:
                 async with self._turn:
                     await aside(lambda: self._installer.step(self._clock()), "update step")
-            except OtaError as error:  # the journal's disk refuses: the step is begun again
+            except (OtaError, MillwrightError) as error:  # the journal's disk refuses: the step is begun again
                 log.error("%s", error)
             self._tell()
             after = self._installer.book.active
@@ -230,7 +230,14 @@ class Update:
                 await self._take(wish)
         for one in self._installer.book.waiting:
             if one.order.campaign and (over := self._offers.over(one.order.campaign, one.order.name)):
-                await self._do(partial(self._installer.withdraw, one.order, over, self._clock()))
+                await self._withdraw(one.order, over)
+
+    async def _withdraw(self, order: Order, reason: str) -> None:
+        log.info("%s@%s is given up: %s", order.name, order.version, reason)
+        try:
+            await self._do(lambda: self._installer.withdraw(order, reason, self._clock()))
+        except ModelError as error:  # the detector is away, and has nothing to let go of; what is left is cleared later
+            log.warning("%s", error)
 
     def _is_new(self, wish: Wish) -> bool:
         book = self._installer.book

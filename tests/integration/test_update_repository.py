@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import signal
 import threading
@@ -15,6 +16,7 @@ import pytest
 from appliance import assembly
 from appliance.bus.mqtt import MqttBus
 from appliance.config.load import load
+from appliance.errors import ConfigError
 from appliance.events import codec, topics
 from appliance.events.schema import Command, CommandState, Kind
 from ota import courier
@@ -535,3 +537,41 @@ def test_apply_says_why_a_model_was_refused(site: Site) -> None:
                 assert part in output
 
     asyncio.run(scenario())
+
+
+def test_a_box_whose_root_is_gone_works_on_and_installs_what_is_at_hand(site: Site) -> None:
+    site.start(poll_minutes=0.01)
+    folder = bundles.waves(site.box.folder / "by-hand", "2.0.0", 9)
+
+    async def scenario() -> None:
+        async with running(site.box.config, site.box.url, "detect", "update") as plant:
+            await plant.run(450)
+            second = await plant.ask("update", "apply", model="waves@1.0.0")
+            assert "in use already" in second.reason
+            await plant.until(lambda: "looked_at" in repository(plant))
+        site.root.unlink()
+        async with running(site.box.config, site.box.url, "detect", "update", plant=plant):
+            await plant.until(lambda: "no repository can be believed" in repository(plant).get("trouble", ""))
+            answer = await plant.ask("update", "apply", source=str(folder))
+            assert answer.state is CommandState.SUCCESSFUL, answer.reason
+            topic = f"update/install/{answer.result['id']}"
+            await fed(plant, lambda: plant.installs[topic].state is not CommandState.EXECUTING)
+            assert plant.installs[topic].result["step"] == "confirmed"
+            assert "receipt" not in plant.installs[topic].result
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"fleet": ""}, "update.fleet: there are sources and no fleet"),
+        ({"sources": ["ftp://updates"]}, "'ftp://updates/metadata' is not an address of the web"),
+        ({"sources": ["https://updates"], "ca_file": "/none.pem"}, "/none.pem: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_configured_is_said_at_once(site: Site, settings: dict[str, Any], problem: str) -> None:
+    site.start(**settings)
+    config, document = load(site.box.config)
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        assembly.build(config, document, ["update"])
