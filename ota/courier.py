@@ -32,7 +32,9 @@ _MAX_KEPT = 8 << 20
 _DEVICE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _NUMBER = re.compile(r"\d{6}\.json")
 
-Sign = Callable[[bytes], str]  # a signature with the device's own key, as text
+_PURPOSE = b"millwright/receipt/1\0"
+
+Sign = Callable[[bytes], str]  # by the device's own key: certificate and signature; empty where there is none now
 
 
 class Receipt(Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,8 +64,9 @@ def signed(receipt: Receipt, sign: Sign) -> Receipt:
 
 
 def message(receipt: Receipt) -> bytes:
-    """What is signed: the receipt without its signature."""
-    return msgspec.json.encode(msgspec.structs.replace(receipt, signature=""), order="sorted")
+    """What is signed: the receipt without its signature. `signature` is base64 of the device's certificate (DER), a
+    dot, base64 of an ECDSA signature over SHA-256 (DER)."""
+    return _PURPOSE + msgspec.json.encode(msgspec.structs.replace(receipt, signature=""), order="sorted")
 
 
 def leave(stick: Path, receipt: Receipt) -> Path:
@@ -87,8 +90,8 @@ def leave(stick: Path, receipt: Receipt) -> Path:
 class Owed:
     """Receipts that wait for a stick, in a file; those of what has ended once are not made again."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, sign: Sign = lambda message: "") -> None:
+        self._file, self._sign = file, sign
         self._kept = _kept(file)
 
     @property
@@ -107,7 +110,7 @@ class Owed:
         left: list[Path] = []
         for stick in sticks if kept.waiting else ():
             with suppress(FetchError):
-                left.extend([leave(stick, receipt) for receipt in kept.waiting])
+                left.extend([leave(stick, signed(receipt, self._sign)) for receipt in kept.waiting])
         if left:
             self._write(Kept(kept.known, ()))
         return left

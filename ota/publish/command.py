@@ -29,9 +29,10 @@ from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from ota import courier
+from ota.courier import Receipt
 from ota.errors import OtaError, PublishError
 from ota.manifest import Needs
-from ota.publish import founding, goods, keys, pruning, sealing
+from ota.publish import founding, goods, keys, pruning, returns, sealing
 from ota.publish.founding import People
 from ota.publish.workshop import Settings, Workshop
 from ota.trust import OS_RELEASE, models_role
@@ -137,7 +138,7 @@ def _delta(options: argparse.Namespace) -> None:
 
     workshop, used = Workshop(options.workshop), None
     if options.receipts is not None:
-        used = goods.in_use(courier.receipts(options.receipts), options.name)
+        used = goods.in_use(_came_back(options) or (), options.name)
     for made in goods.add_deltas(workshop, _fleet(options), options.name, options.last, make, used):
         verdict = "kept" if made.kept else "not worth it, dropped"
         share = made.patch_bytes / made.whole_bytes
@@ -147,7 +148,7 @@ def _delta(options: argparse.Namespace) -> None:
 
 def _campaign(options: argparse.Namespace) -> None:
     workshop = Workshop(options.workshop)
-    came_back = None if options.receipts is None else list(courier.receipts(options.receipts))
+    came_back = _came_back(options)
     set_to = goods.set_campaign(workshop, _fleet(options), options.file.read_bytes(), came_back, options.resume)
     done = set_to.progress
     print(
@@ -217,6 +218,19 @@ def _sign_and_release(workshop: Workshop, names: Sequence[str] | None, renew: bo
         print(f"{role} waits for {f'{lacking} signatures' if lacking else 'the roles below it'}")
 
 
+def _came_back(options: argparse.Namespace) -> list[Receipt] | None:
+    """Receipts; those alone that a box has signed, where an authority for boxes is named."""
+    if options.receipts is None:
+        return None
+    given = list(courier.receipts(options.receipts))
+    if options.authority is None:
+        print(f"{len(given)} receipts; nobody looked at who wrote them: --authority CA.pem")
+        return given
+    counted = returns.signed_by_boxes(given, options.authority)
+    print(f"{len(counted)} receipts; {len(given) - len(counted)} more are not signed by a box, and do not count")
+    return counted
+
+
 def _online(workshop: Workshop) -> list[Signer]:
     name = workshop.settings.online_key
     if not name.startswith(keys.TOKEN) and not Path(name).is_file():
@@ -280,11 +294,13 @@ def _parser() -> argparse.ArgumentParser:
     delta.add_argument("--fleet", metavar="NAME")
     delta.add_argument("--last", type=int, default=3, metavar="N", help="versions to start from (3)")
     delta.add_argument("--receipts", type=Path, metavar="FOLDER", help="only from versions that are in use")
+    delta.add_argument("--authority", type=Path, metavar="CA.pem", help="only receipts that its boxes have signed")
 
     campaign = _verb(verbs, "campaign", _campaign, "say who takes which version, and when")
     campaign.add_argument("file", type=Path, metavar="FILE")
     campaign.add_argument("--fleet", metavar="NAME")
     campaign.add_argument("--receipts", type=Path, metavar="FOLDER", help="sum up what came back")
+    campaign.add_argument("--authority", type=Path, metavar="CA.pem", help="only receipts that its boxes have signed")
     campaign.add_argument("--resume", action="store_true", help="one that was stopped goes on")
 
     _verb(verbs, "sign", _sign, "sign what waits; publish what has enough")

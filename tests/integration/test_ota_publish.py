@@ -15,6 +15,7 @@ from ota.publish import command, goods, keys
 from ota.publish.workshop import Workshop
 from ota.sources import Repository
 from ota.trust import Trust
+from tests import enrolling
 from tests.updates import model
 
 PASSPHRASE = "correct horse battery"
@@ -170,6 +171,22 @@ def test_a_campaign_that_has_stopped_does_not_begin_again_by_itself(desk: Desk) 
         came_back(f"late-{number}", "confirmed")
     assert "pump-1 stops: 1 of 2 devices rolled back" in sum_up(*desk.makers)
     assert "stops" not in sum_up("--resume", *desk.makers)
+
+
+def test_receipts_that_no_box_has_signed_do_not_count_where_the_boxes_authority_is_named(desk: Desk) -> None:
+    """Anybody who has the stick may write 'confirmed': that shall open no wave."""
+    said = desk.do("add", desk.workshop, model(desk.folder, "1.0.0"), "--fleet", "plant-a", *desk.makers)
+    digest = said.split("pump 1.0.0: ")[1].split()[0]
+    (file := desk.folder / "campaign.json").write_text(CAMPAIGN % digest)
+    (stick := desk.folder / "stick").mkdir()
+    for number in range(3):
+        courier.leave(stick, courier.Receipt(f"forged-{number}", 1.0, "pump", "1.0.0", digest, "confirmed"))
+    enrolling.office(desk.folder / "ca")
+    words = [desk.workshop, file, "--fleet", "plant-a", "--receipts", stick / courier.FOLDER / "receipts"]
+    assert "3 devices confirmed" in desk.do("campaign", *words)
+    said = desk.do("campaign", *words, "--authority", desk.folder / "ca" / "ca.pem")
+    assert "3 more are not signed by a box" in said
+    assert "0 devices confirmed" in said
 
 
 def test_a_campaign_of_a_bundle_that_is_not_there(desk: Desk) -> None:

@@ -6,6 +6,7 @@ is wherever a client's certificate is wanted; `identity/pending` a key whose cer
 use. A change is one secret: after a power cut the old identity is there, or the new one.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -163,6 +164,20 @@ class Identities:
         """A third of the certificate's life is left, or less."""
         found = self.current()
         return found is not None and authority.is_due(found.certificate, self._clock())
+
+    def sign(self, message: bytes) -> tuple[bytes, bytes] | None:
+        """This box's certificate, DER, and an ECDSA signature over SHA-256 by its key, DER; None before it is enrolled.
+        Whoever signs here begins the message with what it is for. VaultError, BindingError."""
+        found, kept = self.current(), self._get(DEVICE)
+        if found is None or kept is None:
+            return None
+        key = kept.partition(_MARK)[0]
+        if found.in_tpm:
+            with _told():
+                signature = self._tpm().sign(key, hashlib.sha256(message).digest())
+        else:
+            signature = authority.load_key(key).sign(message, ec.ECDSA(hashes.SHA256()))
+        return found.certificate.public_bytes(serialization.Encoding.DER), signature
 
     def open_account(self, account: Account) -> None:
         """Who the authority is from now on. The attestation key of before is kept: it is this TPM's."""
