@@ -202,7 +202,8 @@ async def played(home: Path) -> None:
         async for batch in batches:
             state = codec.decode(Kind.STATE, batch[-1].payload, 0)
             assert isinstance(state, State)
-            if all(source["standing"] == "ended" for source in state.detail["connectors"].values()):
+            sources = state.detail["connectors"]
+            if all(sources[name]["standing"] == "ended" for name in sources if name.startswith("replay")):
                 return
 
 
