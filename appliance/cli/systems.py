@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,8 @@ class Box:
 
     @cached_property
     def kernel(self) -> Kernel:
-        return kernels.parse(self.kernel_file.read_bytes())
+        with self.kernel_file.open("rb") as file:
+            return kernels.parse(mmap(file.fileno(), 0, access=ACCESS_READ))
 
     @property
     def roothash(self) -> str:
@@ -153,7 +155,7 @@ def facts(box: Box, book: Book, release: Release) -> Facts:
         complete=standing.running in standing.complete,
         committed=book.committed,
         refused=book.refused | dict.fromkeys(standing.refused, "no start of it came through"),
-        at_hand=frozenset({box.roothash, hashlib.sha256(box.kernel_file.read_bytes()).hexdigest()} - {""}),
+        at_hand=frozenset({box.roothash, _sha256(box.kernel_file)} - {""}),
         arrived=_arrived(box, release),
         free_bytes=storage.find(box.folder, box.root).free_bytes,
         slot_bytes=box.slots.capacity(),
@@ -164,6 +166,11 @@ def facts(box: Box, book: Book, release: Release) -> Facts:
         phases=int(phases or 0),
         start_s=start_s(),
     )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _arrived(box: Box, release: Release) -> dict[str, int]:

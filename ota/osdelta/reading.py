@@ -31,14 +31,20 @@ def digest(file: BinaryIO, length: int) -> str:
 
 def blocks_of(file: BinaryIO, length: int) -> Iterator[bytes]:
     """The last one filled up with zeros. DifferenceError where the file is shorter."""
+    for chunk in chunks_of(file, length):
+        for start in range(0, len(chunk), BLOCK):
+            yield chunk[start : start + BLOCK].ljust(BLOCK, b"\0")
+
+
+def chunks_of(file: BinaryIO, length: int) -> Iterator[bytes]:
+    """Of whole blocks, but for the last one. DifferenceError, as above."""
     file.seek(0)
     while length:
         chunk = file.read(min(_CHUNK, length))
         if not chunk:
             raise DifferenceError("an image that ends too early", "Name a whole one.")
         length -= len(chunk)
-        for start in range(0, len(chunk), BLOCK):
-            yield chunk[start : start + BLOCK].ljust(BLOCK, b"\0")
+        yield chunk
 
 
 def dictionary(old: BinaryIO, ranges: tuple[tuple[int, int], ...]) -> bytes:

@@ -12,13 +12,14 @@ import uuid
 from pathlib import Path
 
 from ota.osdelta.form import BLOCK, MAX_BYTES, DifferenceError, Tree
-from ota.osdelta.reading import blocks_of
+from ota.osdelta.reading import chunks_of
 
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s168x")
 _SIGNATURE = b"verity\0\0"
 _DIGEST = 32
 _HASHES = BLOCK // _DIGEST
 _ZERO = bytes(BLOCK)
+_EMPTY = bytes(1 << 20)
 
 
 def read(data: bytes) -> Tree:
@@ -55,13 +56,19 @@ def superblock(tree: Tree) -> bytes:
 def levels_over(image: Path, tree: Tree) -> list[bytes]:
     """The levels, the lowest first; the topmost has one block."""
     salted = hashlib.sha256(bytes.fromhex(tree.salt))
-    known = {_ZERO: _hashed(salted, _ZERO)}  # most of a partition is empty
+    empty, hashes = _hashed(salted, _ZERO), bytearray()
     with image.open("rb") as file:
-        hashes = [known.get(block) or _hashed(salted, block) for block in blocks_of(file, tree.blocks * BLOCK)]
+        for chunk in chunks_of(file, tree.blocks * BLOCK):
+            if chunk == _EMPTY[: len(chunk)]:  # as most of a partition
+                hashes += empty * (len(chunk) // BLOCK)
+                continue
+            for start in range(0, len(chunk), BLOCK):
+                hashes += _hashed(salted, chunk[start : start + BLOCK])
     levels = [_filled(hashes)]
     while len(levels[-1]) > BLOCK:
         below = levels[-1]
-        levels.append(_filled([_hashed(salted, below[at : at + BLOCK]) for at in range(0, len(below), BLOCK)]))
+        above = b"".join(_hashed(salted, below[at : at + BLOCK]) for at in range(0, len(below), BLOCK))
+        levels.append(_filled(above))
     return levels
 
 
@@ -75,9 +82,8 @@ def _hashed(salted: "hashlib._Hash", block: bytes) -> bytes:
     return found.digest()
 
 
-def _filled(hashes: list[bytes]) -> bytes:
-    joined = b"".join(hashes)
-    return joined.ljust(-(-len(joined) // BLOCK) * BLOCK, b"\0")
+def _filled(hashes: bytes | bytearray) -> bytes:
+    return bytes(hashes).ljust(-(-len(hashes) // BLOCK) * BLOCK, b"\0")
 
 
 assert _SUPERBLOCK.size == 512

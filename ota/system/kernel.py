@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from mmap import mmap
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -79,8 +80,9 @@ class Kernel:
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 
-def parse(data: bytes) -> Kernel:
-    """KernelError. Nothing is copied but what is asked for."""
+def parse(raw: bytes | mmap) -> Kernel:
+    """KernelError. Nothing is copied but what is asked for: a file may be mapped."""
+    data = memoryview(raw)
     if len(data) > MAX_BYTES:
         raise KernelError(f"a kernel of more than {MAX_BYTES:,} bytes", "Fetch it again.")
     try:
@@ -95,12 +97,12 @@ def parse(data: bytes) -> Kernel:
     return Kernel(sections, signers, digest, spoken_of)
 
 
-def _header(data: bytes) -> tuple[int, int, int]:
+def _header(data: memoryview) -> tuple[int, int, int]:
     """Where the PE header and the optional header begin, and the number of sections."""
-    if data[:2] != b"MZ":
+    if bytes(data[:2]) != b"MZ":
         raise ValueError("it does not begin with MZ")
     (header,) = struct.unpack_from("<I", data, 0x3C)
-    if data[header : header + 4] != b"PE\0\0":
+    if bytes(data[header : header + 4]) != b"PE\0\0":
         raise ValueError("it has no PE header")
     (count,) = struct.unpack_from("<H", data, header + 6)
     if not 0 < count <= MAX_SECTIONS:
@@ -108,9 +110,9 @@ def _header(data: bytes) -> tuple[int, int, int]:
     return header, header + 24, count
 
 
-def _sections(data: bytes, table: int, count: int) -> Iterator[tuple[str, memoryview]]:
+def _sections(data: memoryview, table: int, count: int) -> Iterator[tuple[str, memoryview]]:
     """The first of each name: those of further profiles come behind them."""
-    view, seen = memoryview(data), set()
+    seen = set()
     for number in range(count):
         raw, size, _, stored, start = struct.unpack_from("<8sIIII", data, table + number * 40)
         name = raw.rstrip(b"\0").decode("ascii")
@@ -118,10 +120,10 @@ def _sections(data: bytes, table: int, count: int) -> Iterator[tuple[str, memory
             raise ValueError(f"section {name} lies beyond the end")
         if name not in seen:
             seen.add(name)
-            yield name, view[start : start + min(size, stored)]
+            yield name, data[start : start + min(size, stored)]
 
 
-def _signatures(data: bytes, optional: int) -> tuple[frozenset[str], str, bool]:
+def _signatures(data: memoryview, optional: int) -> tuple[frozenset[str], str, bool]:
     (magic,) = struct.unpack_from("<H", data, optional)
     if magic not in (0x10B, 0x20B):
         raise ValueError(f"an optional header of kind {magic:#x}")
@@ -134,7 +136,7 @@ def _signatures(data: bytes, optional: int) -> tuple[frozenset[str], str, bool]:
     for piece in (data[: optional + 64], data[optional + 68 : entry], data[entry + 8 : end]):
         found.update(piece)
     found.update(bytes(-(end) % 8) if not size else b"")
-    table = data[start : start + size]
+    table = bytes(data[start : start + size])
     return frozenset(_signers(table)), found.hexdigest(), found.digest() in table
 
 

@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Protocol
 
@@ -228,7 +229,8 @@ class Updater:
                 self._clear_staged()
                 raise DamagedError(f"{part.file} is not what was signed", "It is made again when it is asked for.")
         path = self._staged / release.kernel.file
-        check_kernel(path.read_bytes(), release)
+        with path.open("rb") as file:
+            check_kernel(mmap(file.fileno(), 0, access=ACCESS_READ), release)
         self._parts.verify(path)
 
     def _install(self, release: Release, planned: Plan) -> None:
@@ -281,7 +283,7 @@ class Updater:
         self.book = book
 
 
-def check_kernel(data: bytes, release: Release) -> None:
+def check_kernel(data: bytes | mmap, release: Release) -> None:
     """It mounts the root that was signed, and a TPM will measure what the plan said. KernelError, ManifestError."""
     found = kernels.parse(data)
     measured = {str(phases): kernels.predicted(found, phases).hex() for phases in kernels.signed_phases(found)}

@@ -154,7 +154,7 @@ def test_what_rotted_before_the_mark_is_thrown_away(site: Site, monkeypatch: pyt
 
 def test_damage_never_ends_as_an_image(site: Site) -> None:
     whole, chance = site.delta.read_bytes(), random.Random(3)
-    for _ in range(60):
+    for _ in range(30):
         damaged = bytearray(whole)
         for _ in range(chance.randint(1, 4)):
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
