@@ -98,6 +98,10 @@ class Owed:
     def count(self) -> int:
         return len(self._kept.waiting)
 
+    def wants(self, receipts: Mapping[str, Receipt]) -> bool:
+        """Whether there is anything to settle."""
+        return bool(self._kept.waiting) or any(key not in self._kept.known for key in receipts)
+
     def settle(self, receipts: Mapping[str, Receipt], sticks: Iterable[Path]) -> list[Path]:
         """Take in those that are new, by an id of each; write all that wait on every stick that there is. What was
         written. A stick that cannot be written leaves them waiting. StorageError."""

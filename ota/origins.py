@@ -50,13 +50,10 @@ class Origins:
             )
         return self._make(lambda: self._places(first, _always))
 
-    def sticks(self) -> list[Path]:
-        """Those that are plugged in at this moment."""
-        return [path for address in self._addresses for path in _paths(address) if _within(path) and _is_stick(path)]
-
-    def known(self) -> bool:
-        """Whether any place is configured."""
-        return bool(self._addresses)
+    def sticks(self, orders: Iterable[Order] = ()) -> list[Path]:
+        """Those that are plugged in at this moment: of the configured places, and of what was asked for from one."""
+        addresses = dict.fromkeys([*self._addresses, *filter(None, map(_place, orders))])
+        return [path for address in addresses for path in _paths(address) if _within(path) and _is_stick(path)]
 
     def _places(self, first: str, goes_on: GoesOn) -> list[Repository]:
         addresses = dict.fromkeys([*([first] if first else []), *self._addresses])
@@ -116,8 +113,7 @@ class Origins:
         return supply.made(order) if step is Step.RECONSTRUCTING else None
 
     def _of(self, order: Order) -> Supply:
-        first = order.source.partition(":")[2]
-        return self._make(lambda: self._places(first, self._goes_on))
+        return self._make(lambda: self._places(_place(order), self._goes_on))
 
     @property
     def _course(self) -> Course:
@@ -134,6 +130,11 @@ class Origins:
 def source(place: str = "") -> str:
     """Of an order from a repository."""
     return f"{REPOSITORY}:{place}" if place else REPOSITORY
+
+
+def _place(order: Order) -> str:
+    """That somebody named; empty where nobody did."""
+    return order.source.partition(":")[2] if _asks_repository(order) else ""
 
 
 def _always() -> None:

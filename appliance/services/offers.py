@@ -60,8 +60,8 @@ class Offers:
 
     @property
     def known(self) -> bool:
-        """Whether any repository is configured."""
-        return self.origins.known()
+        """Whether this box belongs to a fleet, and may look at repositories."""
+        return bool(self._fleet)
 
     @property
     def habits(self) -> Habits:

@@ -42,7 +42,7 @@ class Plans:
             size = sum(file.bytes for file in card.files.values())
             way = {"route": "local", "place": asked.source, "bytes": size}
             return {"name": card.name, "version": card.version, "bundle": bundle, **way}
-        if not (self._offers.known or asked.place):
+        if not self._offers.known:
             raise no_repository()
         seen, found = self._offers.find(asked.model, asked.place)
         way = self._offers.plan(seen, found, asked.place)
@@ -82,4 +82,4 @@ class Plans:
 
 
 def no_repository() -> ModelError:
-    return ModelError("no repository is configured", "Name one: sources and fleet in [update].")
+    return ModelError("this box belongs to no fleet", "Name it, and its repository: fleet and sources in [update].")

@@ -165,9 +165,12 @@ class Update:
         """Receipts for what has ended; they go on whatever stick is there."""
         if not self._offers.known:
             return
-        book, sticks = self._installer.book, self._sticks
+        book = self._installer.book
         receipts = {_end_of(one): found for one in book.history if (found := self._receipt(one)) is not None}
+        if not self._owed.wants(receipts):
+            return
         try:
+            sticks = await aside(lambda: self._offers.origins.sticks([one.order for one in book.history]))
             left = await aside(lambda: self._owed.settle(receipts, sticks), "update receipts")
         except OtaError as error:
             log.warning("receipts wait: %s", error)
@@ -193,7 +196,7 @@ class Update:
         """Look at the repositories now and then, and as soon as a stick is plugged in; decide all the time."""
         await aside(self._offers.introduce)
         loop = asyncio.get_running_loop()
-        poll_s = self._settings.poll_minutes * MINUTE_S
+        poll_s = self._settings.poll_minutes * MINUTE_S if self._settings.sources else 0.0
         due = loop.time() + random.uniform(0.0, min(FIRST_LOOK_S, poll_s)) if poll_s else None
         failures = 0
         while True:

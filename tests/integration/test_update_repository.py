@@ -295,6 +295,10 @@ def test_what_a_person_asks_for_comes_from_where_they_say(site: Site) -> None:
             await fed(plant, lambda: ended(plant, second) is not None)
             assert step(plant, second) == "confirmed"
             assert [path for path, _ in site.server.asked if path.startswith("targets/")] == []
+            receipts = stick / "millwright" / "receipts"
+            await fed(plant, lambda: list(courier.receipts(receipts)) != [])  # also on a stick that no source names
+            [receipt] = courier.receipts(receipts)
+            assert (receipt.outcome, receipt.bundle) == ("confirmed", second.bundle)
 
     asyncio.run(scenario())
 
