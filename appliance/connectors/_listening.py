@@ -7,6 +7,7 @@ later are subscribed in the same session.
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -93,7 +94,7 @@ class Listening:
                 self._voices.append(voice := _Voice(dialect, devices, line))
                 if dialect.filters:
                     self._listen(voice, dialect.filters)
-                line.on_connected(lambda voice=voice: self._publish(voice, voice.dialect.greet()))  # type: ignore[misc]
+                line.on_connected(partial(self._greet, voice))
         except BaseException:
             await self._close()
             raise
@@ -141,6 +142,9 @@ class Listening:
                     self._listen(voice, (one,))
                 return
             log.warning("%s is not heard at %s: %s", voice.dialect.name, ", ".join(filters)[:200], error.message)
+
+    def _greet(self, voice: _Voice) -> None:
+        self._publish(voice, voice.dialect.greet())
 
     async def _take(self, voice: _Voice, batch: Sequence[Heard]) -> None:
         arrivals: list[Arrival] = []
