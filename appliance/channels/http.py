@@ -89,7 +89,7 @@ class Http:
     async def deliver(self, origin: Origin, parcels: Sequence[Parcel]) -> None:
         for start in range(0, len(parcels), self._settings.batch):
             some = parcels[start : start + self._settings.batch]
-            _check(await self._post(self._web, _events(origin, some)))
+            _check(await self._post(self._web, envelope.pack(origin.outbox, some)))
             self.progress += len(some)
 
     async def lost(self) -> str:
@@ -126,14 +126,6 @@ class Http:
                 ("X-Millwright-Signature", f"sha256={hmac.new(self._secret, body, hashlib.sha256).hexdigest()}")
             )
         return await web.post(body, headers)
-
-
-def _events(origin: Origin, parcels: Sequence[Parcel]) -> bytes:
-    sealed = (
-        b'{"topic":%s,%s' % (msgspec.json.encode(parcel.topic), envelope.seal(origin.outbox, parcel)[1:])
-        for parcel in parcels
-    )
-    return b"[%s]" % b",".join(sealed)
 
 
 def _check(answer: Answer) -> None:

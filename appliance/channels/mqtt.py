@@ -13,7 +13,7 @@ that stand and states are retained. A message counts as delivered when the broke
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
@@ -27,8 +27,9 @@ from appliance.channels.leaving import envelope
 from appliance.channels.port import Origin, Tools
 from appliance.errors import BusError, ChannelError
 from appliance.runtime.patience import within
-from appliance.store.parcels import NAMES, Lane, Parcel
+from appliance.store.parcels import NAMES, SINGLE, Lane, Parcel
 
+PACK_BYTES, HEAD_BYTES = 256 << 10, 120  # of a pack; of an envelope, at most
 LOOK_S = 0.02  # how often acknowledgements are counted while a batch is under way
 
 
@@ -42,6 +43,15 @@ class Settings(LineSettings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             description="The topic before `/<kind>/<asset>`; `{box}` stands for this box's name.",
         ),
     ] = "millwright/{box}"
+    pack: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="So many readings and scores in one message at most, a JSON list at `<prefix>/pack`: half the "
+            "price, for receivers that take it apart, as `tools/receive` does.",
+        ),
+    ] = 1
     confirm: Annotated[
         Literal["broker", "receiver"],
         Meta(
@@ -93,7 +103,7 @@ class Mqtt:
     async def deliver(self, origin: Origin, parcels: Sequence[Parcel]) -> None:
         assert self._bus is not None
         try:
-            self._bus.publish_many(message for parcel in parcels for message in self._messages(origin, parcel))
+            self._bus.publish_many(self._all_messages(origin, parcels))
         except BusError as error:
             raise explained(error) from error
         lost: asyncio.Future[Any] = asyncio.ensure_future(self._bus.wait_lost())
@@ -110,6 +120,18 @@ class Mqtt:
         began = time.monotonic()
         async with dialled(self._settings, self._tools):
             return f"{self._settings.url} answers within {1000 * (time.monotonic() - began):.0f} ms"
+
+    def _all_messages(self, origin: Origin, parcels: Sequence[Parcel]) -> Iterator[Message]:
+        single = len(parcels)
+        if self._settings.pack > 1:
+            single = next((place for place, parcel in enumerate(parcels) if parcel.lane not in SINGLE), single)
+        for parcel in parcels[:single]:
+            yield from self._messages(origin, parcel)
+        place = single
+        while place < len(parcels):
+            some = _fitting(parcels[place : place + self._settings.pack])
+            place += len(some)
+            yield Message(f"{self._prefix}/pack", envelope.pack(origin.outbox, some), 1)
 
     def _messages(self, origin: Origin, parcel: Parcel) -> list[Message]:
         topic = f"{self._prefix}/{parcel.topic}"
@@ -148,6 +170,16 @@ class Mqtt:
 
     def _note(self) -> None:
         self.progress += 1
+
+
+def _fitting(parcels: Sequence[Parcel]) -> Sequence[Parcel]:
+    """The first of them that fit into one message."""
+    size = 0
+    for place, parcel in enumerate(parcels):
+        size += len(parcel.payload) + len(parcel.topic) + HEAD_BYTES
+        if size > PACK_BYTES and place:
+            return parcels[:place]
+    return parcels
 
 
 class _Receiver:

@@ -35,6 +35,7 @@ _REMEMBERED = 32_768  # marks of what the bus delivered
 _COMMITS = 1024  # whose marks are kept
 _SAID = 50_000  # keys whose last state is remembered
 _MARK = 8  # bytes
+_OPEN = 8  # frames in memory
 _FRAMES = 512  # looked through for what leaves next
 
 
@@ -76,7 +77,7 @@ class Outbox:
         self._db: sqlite3.Connection | None = None
         self._book: Counter[str] = Counter()  # as in the database
         self._recent: dict[bytes, None] = {}
-        self._opened: tuple[int, Load] = (0, Load([], []))  # the frame that was sent from last
+        self._opened: dict[int, Load] = {}  # frames that were written or sent from last
 
     @property
     def identity(self) -> str:
@@ -136,7 +137,7 @@ class Outbox:
         return database.set_aside(self.path, now)
 
     def close(self) -> None:
-        self._opened = (0, Load([], []))
+        self._opened.clear()
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -167,7 +168,8 @@ class Outbox:
     def _append(self, lane: Lane, entries: Sequence[Entry]) -> None:
         first = self._book[f"numbered.{lane}"] + 1
         self._book[f"numbered.{lane}"] += len(entries)
-        self._insert(lane, Load([one.topic for one in entries], [one.payload for one in entries]), first)
+        load = Load([one.topic for one in entries], [one.payload for one in entries])
+        self._keep_open(self._insert(lane, load, first), load)
         self._book[f"queued.{lane}"] += len(entries)
 
     def _take_keyed(self, entry: Entry) -> None:
@@ -185,12 +187,20 @@ class Outbox:
         self._insert(lane, Load([entry.topic], [entry.payload]), 0, key=entry.key)
         self._book[f"queued.{lane}"] += 1
 
-    def _insert(self, lane: Lane, load: Load, first: int, key: str = "") -> None:
+    def _insert(self, lane: Lane, load: Load, first: int, key: str = "") -> int:
+        """Its id."""
         last = first + len(load.topics) - 1 if first else 0
-        self._execute(
+        done = self._execute(
             "INSERT INTO frame (lane, first, last, count, level, key, data) VALUES (?, ?, ?, ?, 0, ?, ?)",
             *(int(lane), first, last, len(load.topics), key, parcels.pack(load)),
         )
+        return int(done.lastrowid or 0)
+
+    def _keep_open(self, key: int, load: Load) -> None:
+        """What has just come leaves soon, where the line holds: it need not be read again."""
+        self._opened[key] = load
+        while len(self._opened) > _OPEN:
+            del self._opened[next(iter(self._opened))]
 
     def _remember(self, fresh: Iterable[bytes]) -> None:
         self._recent.update(dict.fromkeys(fresh))
@@ -267,13 +277,13 @@ class Outbox:
         return found
 
     def _frame(self, key: int, lane: Lane, count: int) -> Load | None:
-        if self._opened[0] != key:
+        load = self._opened.get(key)
+        if load is None:
             data = self._execute("SELECT data FROM frame WHERE id = ?", key).fetchone()[0]
             load = self._unpacked(key, data, lane, count)
-            if load is None:
-                return None
-            self._opened = (key, load)
-        return self._opened[1]
+            if load is not None:
+                self._keep_open(key, load)
+        return load
 
     def _unpacked(self, key: int, data: bytes, lane: Lane, count: int) -> Load | None:
         try:
@@ -326,6 +336,7 @@ class Outbox:
                 seqs.extend(parcels.numbers(load, first))
         left = thinning.halve(whole, seqs)
         lane, level = Lane(rows[0][1]), rows[0][4]
+        self._opened.clear()
         self._delete(keys)
         if left.seqs:
             self._execute(

@@ -1,10 +1,13 @@
 """What leaves the box, over real brokers and a real web server: in order, once, at once offline and again online."""
 
+import asyncio
 import datetime
 import json
+import sqlite3
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from appliance.errors import BusError, ConfigError
 from appliance.events.schema import AlarmState, CommandState
 from appliance.services import commands
 from tests.forwarding import PATIENCE_S, Scenario, Server, Site, played, take
+from tools.reception.__main__ import receive
 
 Play = Callable[[Scenario], None]
 
@@ -258,3 +262,28 @@ def test_bad_configurations_are_told_with_their_line() -> None:
 
 async def _no_vault(_: VaultName) -> bytes:
     raise BusError("there is no vault")
+
+
+def test_packs_are_taken_apart_by_the_receiver_and_alarms_leave_alone(play: Play, tmp_path: Path) -> None:
+    text = MQTT + 'confirm = "receiver"\npack = 10\n'
+
+    async def scenario(site: Site) -> None:
+        receiving = asyncio.create_task(receive(site.far.url, "cloud/box", tmp_path / "store.sqlite"))
+        async with (
+            MqttBus(site.far.url) as cloud,
+            cloud.subscribe("cloud/box/pack", "cloud/box/alarm/#", qos=1) as batches,
+        ):
+            await cloud.wait_connected(PATIENCE_S)
+            async with site.forwarding(text):
+                site.plant.publish_many([*(site.reading(number) for number in range(25)), site.alarm(1)])
+                await site.until("mqtt", lambda found: found["sent"] == 26)
+            found = await take(batches, 4)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+        assert {message.topic for message in found} == {"cloud/box/pack", "cloud/box/alarm/line1/pump"}
+        with closing(sqlite3.connect(tmp_path / "store.sqlite")) as db:
+            rows = db.execute("SELECT topic, payload FROM event WHERE lane = 'reading' ORDER BY rowid").fetchall()
+        assert [json.loads(payload)["values"]["n"] for _, payload in rows] == list(range(25))
+        assert {topic for topic, _ in rows} == {"cloud/box/reading/line1/pump"}
+
+    play(scenario)

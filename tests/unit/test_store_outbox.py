@@ -210,6 +210,8 @@ def test_a_rotten_frame_is_counted_and_left_out(make: Make) -> None:
     box.turn(readings(3))
     box.turn(readings(3, 3))
     box._execute("UPDATE frame SET data = X'00000000ff' WHERE id = 1")
+    box.close()
+    box = make()
     assert texts(drain(box)) == ["3", "4", "5"]
     assert box.books().dropped == {"rotten": 3}
     assert balance(box)

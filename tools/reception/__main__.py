@@ -10,7 +10,8 @@ import argparse
 import asyncio
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ import uvloop
 
 from appliance.bus.mqtt import MqttBus
 from appliance.bus.port import Message
+from appliance.channels.leaving import envelope
 from appliance.channels.leaving.envelope import Marks, Word
 from tools.reception.ledger import Ledger, Letter
 
@@ -36,17 +38,18 @@ def main(argv: Sequence[str]) -> int:
 
 async def receive(url: str, prefix: str, store: Path) -> None:
     """Until cancelled."""
-    ledger = Ledger(store)
     here, away = f"{prefix}/receiver", msgspec.json.encode(Word(False))
-    async with MqttBus(url, will=Message(here, away, 1, True)) as bus:
-        receiver = Receiver(bus, ledger, prefix)
-        async with bus.subscribe(*(f"{prefix}/{kind}/#" for kind in KINDS), qos=1) as batches:
-            bus.on_connected(receiver.begin)
-            async for batch in batches:
-                await receiver.take(batch)
+    with closing(Ledger(store)) as ledger:
+        async with MqttBus(url, will=Message(here, away, 1, True)) as bus:
+            receiver = Receiver(bus, ledger, prefix)
+            filters = [f"{prefix}/{PACK}", *(f"{prefix}/{kind}/#" for kind in KINDS)]
+            async with bus.subscribe(*filters, qos=1) as batches:
+                bus.on_connected(receiver.begin)
+                async for batch in batches:
+                    await receiver.take(batch)
 
 
-KINDS = ("alarm", "state", "score", "reading", "block", "label", "audit")
+KINDS, PACK = ("alarm", "state", "score", "reading", "block", "label", "audit", "device"), "pack"
 
 
 class Receiver:
@@ -65,10 +68,21 @@ class Receiver:
         word = msgspec.json.encode(Word(True, self._run))
         self._bus.publish(f"{self._prefix}/receiver", word, qos=1, retain=True)
 
+    def _letters(self, message: Message) -> Iterator[Letter]:
+        """Nothing of what the broker had kept: that was sent before, or is not meant to be kept."""
+        if message.retain or not message.payload:
+            return
+        if message.topic != f"{self._prefix}/{PACK}":
+            yield Letter(message.topic, message.payload)
+            return
+        try:
+            for part in envelope.parts(message.payload):
+                yield Letter(f"{self._prefix}/{envelope.part(part).topic}", bytes(part))
+        except msgspec.MsgspecError:
+            self._ledger.refused += 1
+
     async def take(self, batch: Sequence[Message]) -> None:
-        letters = [
-            Letter(message.topic, message.payload) for message in batch if message.payload and not message.retain
-        ]
+        letters = [letter for message in batch for letter in self._letters(message)]
         taken = await asyncio.to_thread(self._ledger.take, letters)
         for sender, marks in taken.marks.items():
             told = msgspec.json.encode(Marks(self._run, marks))

@@ -98,7 +98,8 @@ class Gate:
         if len(payload) > MAX_PARCEL:
             raise EventError("too-large", f"{len(payload)} bytes, of {MAX_PARCEL} that leave at once")
         # Of QoS 0 nothing comes twice by itself, and of what is conflated only the last state leaves.
-        once = message.qos and (not route.key or route.lane is Lane.ALARM)
+        # What says no time of its own is another event whenever it comes.
+        once = message.qos and (not route.key or route.lane is Lane.ALARM) and b"at" in message.payload
         seen = mark(message.topic, payload) if once else b""
         return Entry(route.lane, route.outward, payload, route.key, sense, seen)
 
