@@ -355,7 +355,6 @@ def test_a_journal_survives_and_a_damaged_one_is_set_aside(tmp_path: Path) -> No
 def test_whatever_bytes_are_a_book_or_told_as_none(data: bytes) -> None:
     try:
         book = install.decode(data)
-    except ValueError as told:
-        assert str(told)
+    except ValueError:
         return
     assert install.decode(install.encode(book)) == book
