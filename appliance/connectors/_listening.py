@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MAX_FILTERS = 20_000  # of a dialect
 MAX_REQUESTS = 1000  # published after one batch
+MAX_TOPIC = 400  # characters; devices are remembered by what stands in their topics
 
 
 class Heard(Protocol):
@@ -165,6 +166,8 @@ class Listening:
 
     def _understood(self, voice: _Voice, message: Heard, now: int) -> Sequence[Outcome]:
         try:
+            if len(message.topic) > MAX_TOPIC:
+                raise EventError("topic", f"{message.topic[:80]}...: a topic of {len(message.topic)} characters")
             return voice.dialect.take(message.topic, message.payload, now)
         except EventError as error:
             self.ledger.received += 1

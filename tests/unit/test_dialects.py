@@ -1,5 +1,6 @@
 """What the dialects understand, message by message, as devices send it; and what goes back."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance import plugins
 from appliance.connectors import dialects
+from appliance.connectors.dialects import _json
 from appliance.connectors.dialects.port import Dialect, Facts, Listen, Outcome, Refused, Request, Sample, Standing
 from appliance.errors import ConfigError, ConnectorError, EventError
 from appliance.protocols import protobuf, sparkplug
@@ -538,3 +541,64 @@ def test_mapping_of_bare_values() -> None:
 def test_mapping_a_wildcard_that_is_not_there_is_told() -> None:
     with pytest.raises(ConfigError, match="no wildcard 2"):
         made("mapping", rules=[{"topic": "a/+", "device": "{2}"}])
+
+
+# What a hostile publisher can make a dialect remember
+
+
+def flood(dialect: str, number: int) -> tuple[str, Any]:
+    """A message with a name that was never heard before."""
+    match dialect:
+        case "zigbee2mqtt":
+            return f"b{number}/bridge/devices", [{"ieee_address": f"{number}", "friendly_name": f"d{number}"}]
+        case "tasmota":
+            return f"tele/t{number}/SENSOR", {
+                f"v{number}": number,
+                "ZbReceived": {f"0x{number}": {"Device": f"{number}"}},
+            }
+        case "shelly1":
+            return f"shellies/s{number}/relay/0/power", number
+        case "shelly2":
+            told = {"switch:0": {f"v{number}": number}}
+            return "hall/events/rpc", {"src": "hall", "method": "NotifyStatus", "params": told}
+        case "esphome":
+            return f"esphome/discover/e{number}", {"name": f"e{number}", "mac": f"{number:012}"}
+        case "homeassistant":
+            entry = {"stat_t": f"s/{number}", "avty_t": f"a/{number}", "dev": {"ids": [f"{number % 100}"]}}
+            return f"homeassistant/sensor/n{number % 10}/config", entry
+        case "sparkplug":
+            birth = Payload((Metric(f"m{number}", 1, Type.INT32, alias=number),), seq=number % 256)
+            return f"spBv1.0/g/{'DBIRTH' if number else 'NBIRTH'}/n{f'/d{number}' if number else ''}", sparkplug.encode(
+                birth
+            )
+        case "mapping":
+            return f"plant/{number}", number
+    return f"te/device/d{number}///m/", {"t": number}
+
+
+def remembered(thing: Any, depth: int = 3) -> int:
+    """Entries of all that an object holds."""
+    if isinstance(thing, dict | set | list):
+        inner = thing.values() if isinstance(thing, dict) else thing
+        return len(thing) + (sum(remembered(one, depth - 1) for one in inner) if depth else 0)
+    return (
+        sum(remembered(one, depth - 1) for one in vars(thing).values()) if depth and hasattr(thing, "__dict__") else 0
+    )
+
+
+@pytest.mark.parametrize("name", sorted(dialects.declared()))
+def test_a_flood_of_names_does_not_fill_the_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = plugins.load("appliance.connectors.dialects", name)
+    for bound in [word for word in vars(plugin) if word.startswith("MAX_") and word != "MAX_ANNOUNCEMENT"]:
+        if isinstance(getattr(plugin, bound), int) and bound not in ("MAX_PAYLOAD", "MAX_LEVELS", "MAX_EXPOSES"):
+            monkeypatch.setattr(plugin, bound, 20)
+    monkeypatch.setattr(_json, "MAX_POINTS", 20)
+    rules = {"rules": [{"topic": "plant/+", "device": "{1}"}]} if name == "mapping" else {}
+    dialect = made(name, **rules)
+    sizes = []
+    for number in range(1500):
+        with contextlib.suppress(EventError):
+            tell(dialect, *flood(name, number), at=NOW + number * SECOND)
+        if number in (700, 1499):
+            sizes.append(remembered(dialect))
+    assert sizes[1] <= sizes[0] + 5, "it goes on growing"

@@ -62,6 +62,8 @@ class EspHome:
 
     def _introduced(self, name: str, told: dict[str, Any]) -> Iterator[Outcome]:
         mac = _json.text(told.get("mac")).upper()
+        if name not in self._macs and len(self._macs) >= MAX_NODES:
+            raise EventError("too-many-devices", f"{name[:40]!r}: {MAX_NODES} nodes are followed at most")
         if self._macs.setdefault(name, mac) != mac and mac:
             yield Refused(name, "id-reused", f"{mac} and {self._macs[name]} both are {name}")
             return
@@ -84,7 +86,8 @@ class EspHome:
             yield from self._follow(prefix, _json.text(device.get("name")) or prefix)
         unit = _json.text(told.get("unit_of_meas")) or _json.text(told.get("unit_of_measurement"))
         point = f"{levels[0]}.{levels[1]}"
-        self._told.add((prefix, point))
+        if len(self._told) < MAX_TOLD:
+            self._told.add((prefix, point))
         settable = (point,) if levels[0] in (*_SETTABLE, "number") else ()
         yield Facts(self._nodes[prefix], units={point: unit}, settable=settable)
 

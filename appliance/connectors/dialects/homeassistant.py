@@ -177,7 +177,7 @@ class HomeAssistant:
         several = [_lengthened(one) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
         first = several[0] if several else {}
         topic = _topic(told, "availability_topic") or _topic(first, "topic")
-        if not topic or topic.startswith(_ELSEWHERE):
+        if not topic or topic.startswith(_ELSEWHERE) or len(self._standing) >= MAX_ENTITIES:
             return []
         yes = _json.text((first or told).get("payload_available")) or "online"
         self._standing[topic] = (key, yes)

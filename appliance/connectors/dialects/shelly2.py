@@ -160,9 +160,12 @@ class Shelly2:
             if component.partition(":")[0] not in _QUIET and isinstance(fields, dict):
                 values |= _json.flat({component: fields})
         values = {point: value for point, value in values.items() if point.rpartition(".")[2] not in _NOT_POINTS}
-        new = [point for point in values if point not in self._told.setdefault(key, set())]
+        told = self._told.setdefault(key, set())
+        new = [point for point in values if point not in told]
+        if len(told) + len(new) > 4 * _json.MAX_POINTS:
+            raise EventError("too-many-points", f"{len(told)} values of one device")
         if new:
-            self._told[key].update(new)
+            told.update(new)
             settable = tuple(
                 point for point in new if _SETTABLE.get(point.partition(":")[0]) == point.partition(".")[2]
             )

@@ -32,6 +32,7 @@ from appliance.protocols import sparkplug
 from appliance.protocols.sparkplug import Address, DataSet, Metric, Payload, Template, Type, Verb
 
 MAX_NODES = 1000
+MAX_DEVICES = 1000  # of a node
 MAX_ALIASES = 50_000  # of a node
 REBIRTH_NS = 10_000_000_000
 REBIRTH = "Node Control/Rebirth"
@@ -179,6 +180,8 @@ def _rebirth(node: _Node, address: Address, at: int) -> list[Outcome]:
 
 
 def _born(node: _Node, key: str, payload: Payload) -> Iterator[Outcome]:
+    if key not in node.types and len(node.types) >= MAX_DEVICES:
+        raise EventError("too-many-devices", f"more than {MAX_DEVICES} devices of a node")
     units: dict[str, str] = {}
     types = node.types[key] = {}
     for metric in payload.metrics:

@@ -196,6 +196,10 @@ class Tasmota:
         for name in [name for name in values if name.rpartition(".")[2] in ("Id", "MAC", "UID")]:
             del values[name]
         units = {name: _unit(name, told) for name in values if name not in ("TempUnit", "PressureUnit", "SpeedUnit")}
+        if key not in self._told and len(self._told) >= 2 * MAX_DEVICES:
+            raise EventError(
+                "too-many-devices", f"more than {2 * MAX_DEVICES} devices, those behind bridges among them"
+            )
         known = self._told.setdefault(key, {})
         new = {name: unit for name, unit in units.items() if known.get(name) != unit}
         if len(known) + len(new) > 4 * _json.MAX_POINTS:
