@@ -8,7 +8,7 @@ import asyncio
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -126,11 +126,6 @@ class Ingest:
         self._status = Status(bus, self.name, __version__, self._ledger, clock, self._detail)
         self._topics: dict[tuple[Kind, str], str] = {}
         self._connected = asyncio.Event()
-        self._further: dict[str, commands.Handler] = {}
-
-    def serve_also(self, handlers: Mapping[str, commands.Handler]) -> None:
-        """Commands of others that reach connectors by `order`. Before `run`."""
-        self._further |= handlers
 
     async def run(self, pulse: Pulse) -> None:
         self._bus.on_connected(self._connected.set)
