@@ -28,6 +28,7 @@ _LEVEL = 19
 _PIECE = 2 << 20  # bytes of a RAW or GAP part
 _AROUND = 1 << 20  # bytes of the old file looked at to either side of a GAP part
 _PER_LANE = 1500  # bytes of payload that are worth a lane: it costs about three
+_FEW_LANES, _PER_EARLY = 256, 500  # up to there fewer bytes will do: numpy is slow with few
 
 
 @dataclass
@@ -138,7 +139,7 @@ class Encoded:
 def _lanes(size: float) -> int:
     """A power of two that costs little of `size` bytes."""
     lanes = rans.MIN_LANES
-    while lanes < rans.MAX_LANES and size > 2 * lanes * _PER_LANE:
+    while lanes < rans.MAX_LANES and size > 2 * lanes * (_PER_EARLY if lanes < _FEW_LANES else _PER_LANE):
         lanes *= 2
     return lanes
 

@@ -15,6 +15,7 @@ and figures that say little. The whole takes some twenty minutes. --results writ
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -231,7 +232,7 @@ def _bounds(old: Path, new: Path, factors: Path | None = None) -> str:
 
 
 def _rate_of(result: Result, scratch: Path, decoder: str, rounds: int) -> tuple[str, float]:
-    """The pair and new megabytes a second of CPU in user mode, the start of the interpreter left out."""
+    """The pair and new megabytes a second of CPU in user mode; starting interpreter and kernel is left out."""
     words = [result.pair.old, _patch(result.pair, OURS, scratch), scratch / "rated"]
     kernel = {"kernel": "", "numpy": "off"}[decoder]
     seconds = [float(_asked("rate", words, MILLWRIGHT_DELTA_KERNEL=kernel)) for _ in range(rounds)]
@@ -239,13 +240,14 @@ def _rate_of(result: Result, scratch: Path, decoder: str, rounds: int) -> tuple[
 
 
 def _rate(old: Path, patch: Path, new: Path) -> float:
-    from ota.delta import applying
+    from ota.delta import applying, kernel
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     new.unlink(missing_ok=True)
-    began = os.times().user
+    kernel.available()
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     applying.apply(old, patch, new)
-    return os.times().user - began
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime - began
 
 
 _ROLES: dict[str, Callable[..., object]] = {"rate": _rate, "bounds": _bounds}
