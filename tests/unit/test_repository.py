@@ -90,7 +90,9 @@ def test_papers_name_files_that_exist() -> None:
 
 
 def test_papers_name_commands_that_exist() -> None:
-    named = {name for paper in papers() for name in re.findall(r"[`/]millwright ([a-z]+(?:-[a-z]+)*)", paper.read_text())}
+    named = {
+        name for paper in papers() for name in re.findall(r"[`/]millwright ([a-z]+(?:-[a-z]+)*)", paper.read_text())
+    }
     assert {"run", "watch", "alarms"} <= named
     assert named - set(commands()) == set()
 
