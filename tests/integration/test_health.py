@@ -11,7 +11,7 @@ import pytest
 from appliance.bus.mqtt import MqttBus
 from appliance.cli.health import is_old
 from appliance.events import codec, topics
-from appliance.events.schema import State
+from appliance.events.schema import Kind, State
 
 PATIENCE_S = 120.0
 
@@ -45,13 +45,14 @@ def by_name(output: str) -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in json.loads(output)["findings"]}
 
 
-def examined(box: Box, *running: str, timeout_s: float = 60.0) -> tuple[int, dict[str, dict[str, Any]]]:
-    """With these services, or all where none is named."""
+def examined(box: Box, *running: str, timeout_s: float = 0.0) -> tuple[int, dict[str, dict[str, Any]]]:
+    """With these services, once they are online; or with all where none is named."""
 
     async def main() -> tuple[int, str]:
         async with asyncio.timeout(PATIENCE_S):
             services = await box.start("run", *running)
             try:
+                await until_online(box, set(running) - {"broker"})
                 gate = await box.start("health", "--json", "--timeout", str(timeout_s))
                 output, _ = await gate.communicate()
                 assert gate.returncode is not None
@@ -64,8 +65,23 @@ def examined(box: Box, *running: str, timeout_s: float = 60.0) -> tuple[int, dic
     return code, by_name(output)
 
 
+async def until_online(box: Box, names: set[str]) -> None:
+    async with MqttBus(box.url) as bus, bus.subscribe(*map(topics.state, names or {"none"}), qos=1) as batches:
+        await bus.wait_connected(PATIENCE_S)
+        waiting = set(names)
+        if not waiting:
+            return
+        async for batch in batches:
+            for message in batch:
+                state = codec.decode(Kind.STATE, message.payload, 0)
+                assert isinstance(state, State)
+                waiting -= {message.topic.rpartition("/")[2]} if state.online else set()
+            if not waiting:
+                return
+
+
 def test_a_box_that_does_its_work(quiet_box: Box) -> None:
-    code, found = examined(quiet_box)
+    code, found = examined(quiet_box, timeout_s=90)
     assert {name: one["status"] for name, one in found.items()} == dict.fromkeys(found, "ok")
     assert code == 0
     assert {"bus", "record", "detect", "update", "ingest", "detector", "vault"} <= set(found)
@@ -80,7 +96,7 @@ def test_a_box_on_which_nothing_runs(quiet_box: Box) -> None:
 
 
 def test_a_service_that_is_missing(quiet_box: Box) -> None:
-    code, found = examined(quiet_box, "broker", "record", timeout_s=3)
+    code, found = examined(quiet_box, "broker", "record")
     assert code == 1
     assert found["bus"]["status"] == "ok"
     assert found["detector"]["status"] == "fail"
@@ -91,7 +107,7 @@ def test_a_service_that_is_missing(quiet_box: Box) -> None:
 def test_a_port_that_nobody_listens_at(quiet_box: Box, unused_port: int) -> None:
     with quiet_box.config.open("a") as file:
         file.write(f"[infer]\nport = {unused_port}\n")
-    code, found = examined(quiet_box, "broker", "record", "detect", "update", "ingest", timeout_s=3)
+    code, found = examined(quiet_box, "broker", "record", "detect", "update", "ingest")
     assert code == 1
     assert found["infer.port"]["status"] == found["infer"]["status"] == "fail"
 
@@ -100,7 +116,7 @@ def test_a_vault_that_does_not_open(quiet_box: Box) -> None:
     (folder := quiet_box.folder / "state" / "vault").mkdir(parents=True)
     for name in ("vault.1", "vault.2"):
         (folder / name).write_bytes(b"what nobody can open")
-    code, found = examined(quiet_box, "broker", "record", "detect", "update", "ingest", timeout_s=3)
+    code, found = examined(quiet_box, "broker", "record", "detect", "update", "ingest")
     assert code == 1
     assert found["vault"]["status"] == "fail"
     assert found["vault"]["remedy"]
