@@ -1,6 +1,6 @@
 """A vault that is there and does not open: whoever asks is told why, and what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from appliance.errors import MillwrightError, VaultError
@@ -45,6 +45,12 @@ class Locked:
         self._refuse()
 
     def remove_recipient(self, name: str) -> None:
+        self._refuse()
+
+    def expect(self, running: Mapping[str, str], coming: Mapping[str, str]) -> str:
+        self._refuse()
+
+    def settled(self) -> None:
         self._refuse()
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """A keeper in memory, the fake: keeps nothing beyond its life and binds to nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from appliance.errors import VaultError
@@ -68,6 +68,12 @@ class MemoryKeeper:
 
     def remove_recipient(self, name: str) -> None:
         self._recipients = [line for line in self._recipients if line.split()[1:2] != [name]]
+
+    def expect(self, running: Mapping[str, str], coming: Mapping[str, str]) -> str:
+        return ""  # it is bound to no release
+
+    def settled(self) -> None:
+        return None
 
     def close(self) -> None:
         self._kept.clear()

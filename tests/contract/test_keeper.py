@@ -180,6 +180,13 @@ def test_a_backup_holds_no_secret_in_clear(keeper: Custody) -> None:
     assert b"canary-of-the-backup" not in made
 
 
+def test_a_vault_that_no_register_binds_expects_any_release(keeper: Custody) -> None:
+    assert keeper.expect({"3": "11" * 32}, {"3": "22" * 32}) == ""
+    keeper.settled()
+    keeper.put("a/b", Secret(b"one"))
+    assert keeper.get("a/b").reveal() == b"one"
+
+
 def test_a_recovery_key_is_renewed(keeper: Custody) -> None:
     printed = keeper.renew_recovery().reveal()
     assert printed

@@ -8,6 +8,7 @@ from appliance.errors import VaultError
 from appliance.vault import expecting
 from appliance.vault.client import Asking
 from appliance.vault.desk import Desk
+from appliance.vault.locked import Locked
 from appliance.vault.opening import Unwritten
 from appliance.vault.policy import Peer, Policy
 from appliance.vault.protocol import Request, Verb
@@ -97,3 +98,10 @@ def test_it_goes_through_the_desk_for_those_who_manage() -> None:
             desk.answer(Peer(4711, pid=1), request)
     with pytest.raises(VaultError, match="no values"):
         desk.answer(Peer(0, pid=1), Request(Verb.EXPECT, content=Secret(b"nonsense")))
+
+
+def test_a_locked_vault_says_why() -> None:
+    locked = Locked(VaultError("it does not open", "Recover it."))
+    for act in (lambda: locked.expect(RUNNING, COMING), locked.settled):
+        with pytest.raises(VaultError, match="does not open"):
+            act()
