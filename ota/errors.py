@@ -28,6 +28,11 @@ class OtaError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n  -> {self.remedy}" if self.remedy else self.message
 
+    @property
+    def line(self) -> str:
+        """Both as sentences in one line, for what is remembered."""
+        return f"{self.message.rstrip('.')}. {self.remedy}" if self.remedy else self.message
+
 
 class ManifestError(OtaError):
     pass

@@ -172,7 +172,7 @@ class Installer:
         except _LATER as error:
             self._write(install.delay(self.book, error.message, now))
         except OtaError as error:
-            self._fail(one, str(error).replace("\n  -> ", " "), now, None)
+            self._fail(one, error.line, now, None)
         return True
 
     def _act(self, one: Installation, now: int) -> None:

@@ -17,7 +17,7 @@ from glob import has_magic
 from pathlib import Path
 
 from ota import courier, durable
-from ota.errors import DamagedError, FetchError, OtaError, TrustError
+from ota.errors import DamagedError, FetchError, TrustError
 from ota.fetch import Course
 from ota.install import NotNowError, Order, Step
 from ota.local import Local
@@ -178,9 +178,3 @@ def _about_the_box(order: Order) -> Iterator[None]:
         raise NotNowError(error.message, error.remedy) from error
     except OSError as error:
         raise durable.unusable(Path(order.bundle[:12]), error) from error
-
-
-def told(error: OtaError) -> str:
-    """In one line."""
-    end = "" if not error.remedy else " " if error.message.endswith(".") else ". "
-    return f"{error.message}{end}{error.remedy}"

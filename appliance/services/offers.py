@@ -19,7 +19,7 @@ from ota import manifest
 from ota.campaign import Campaign, Choice
 from ota.errors import ManifestError, OtaError
 from ota.manifest import Bundle
-from ota.origins import Origins, told
+from ota.origins import Origins
 from ota.supply import Supply, Survey
 from ota.trust import Offer
 from ota.wanted import Habits, Wish, about, open_now, wishes
@@ -79,7 +79,7 @@ class Offers:
         try:
             _ = self.habits
         except OtaError as error:
-            self.trouble = told(error)
+            self.trouble = error.line
 
     @property
     def device(self) -> str:
@@ -93,9 +93,9 @@ class Offers:
         try:
             self.seen = self._look(self.origins.supply())
         except OtaError as error:
-            self.trouble = told(error)
+            self.trouble = error.line
             raise
-        self.trouble = "; ".join(told(problem) for problem in self.seen.survey.problems[:LISTED])
+        self.trouble = "; ".join(problem.line for problem in self.seen.survey.problems[:LISTED])
         return self.seen
 
     def find(self, reference: str, place: str) -> tuple[Seen, Bundle]:

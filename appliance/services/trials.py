@@ -183,7 +183,8 @@ class Trials:
         if answer.state is CommandState.FAILED:
             if answer.reason.startswith(CUT_OFF):
                 raise NotNowError(answer.reason, "")
-            raise InstallError(answer.reason.replace("\n  -> ", " "), "")
+            message, _, remedy = answer.reason.partition("\n  -> ")
+            raise InstallError(message, remedy)
 
     def _answer(self, asking: Future[Command]) -> Command:
         """Waited for in slices. Who is held up asks again later, and finds what the detector has done meanwhile."""

@@ -220,7 +220,7 @@ def test_what_is_wrong_with_a_bundle_refuses_it_for_good(step: str) -> None:
     world.raises[step] = ManifestError("its weights are no numbers", "Train it again.")
     installer = played(world)
     assert trail(installer) == [*STEPS[: STEPS.index(step) + 1], "refused"]
-    assert installer.book.refused == {NEW: "refused: its weights are no numbers Train it again."}
+    assert installer.book.refused == {NEW: "refused: its weights are no numbers. Train it again."}
     assert world.used == []
     assert world.staged == set()
     with pytest.raises(InstallError, match="refused before: refused: its weights"):
