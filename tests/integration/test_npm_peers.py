@@ -1,4 +1,4 @@
-"""Peers in another language, from npm: Sparkplug payloads, a Sparkplug node on MQTT.js, modbus-serial, node-opcua."""
+"""Peers in another language, from npm: Sparkplug payloads, a node on MQTT.js, modbus-serial, node-opcua, Node-RED."""
 
 import asyncio
 import base64
@@ -17,7 +17,8 @@ import pytest
 
 from appliance.bus.mqtt import MqttBus
 from appliance.config.secrets import VaultName
-from appliance.connectors import modbus, mqtt, opcua
+from appliance.connectors import dialects, modbus, mqtt, opcua
+from appliance.connectors._listening import Listening
 from appliance.connectors.port import Connector
 from appliance.errors import ConnectorError
 from appliance.events.schema import Device, Reading
@@ -230,5 +231,52 @@ def test_a_server_of_node_opcua_is_read_and_written() -> None:
                 assert done is not None
                 await done
                 await until(connector, setpoint=42.5)
+
+    asyncio.run(main())
+
+
+FLOW = [
+    {"id": "flow", "type": "tab", "label": "oven"},
+    {"id": "tick", "type": "inject", "z": "flow", "repeat": "0.05", "once": True, "payload": "", "wires": [["read"]]},
+    {"id": "read", "type": "function", "z": "flow", "func": "return {payload: {t: 61.5}};", "wires": [["told"]]},
+    {"id": "told", "type": "mqtt out", "z": "flow", "topic": "nodered/oven", "broker": "broker", "wires": []},
+    {"id": "heard", "type": "mqtt in", "z": "flow", "topic": "mw/v1/reading/#", "qos": "0", "datatype": "json",
+     "broker": "broker", "inputs": 0, "wires": [["echo"]]},
+    {"id": "echo", "type": "function", "z": "flow", "func": "return {topic: 'nodered/echo', payload: msg.payload};",
+     "wires": [["back"]]},
+    {"id": "back", "type": "mqtt out", "z": "flow", "topic": "", "broker": "broker", "wires": []},
+]  # fmt: skip
+SETTINGS = """module.exports = {flowFile: "flows.json", credentialSecret: false, httpAdminRoot: false,
+httpNodeRoot: false, uiHost: "127.0.0.1", telemetry: {enabled: false, updateNotification: false}, logging: {console: {level: "warn"}}};"""
+
+
+@asynccontextmanager
+async def node_red(folder: Path, port: int) -> AsyncIterator[None]:
+    """A flow that publishes an oven's temperature and gives back what it hears of readings."""
+    place = {"id": "broker", "type": "mqtt-broker", "broker": "127.0.0.1", "port": str(port), "autoConnect": True}
+    (folder / "flows.json").write_text(json.dumps([*FLOW, place]))
+    (folder / "settings.js").write_text(SETTINGS)
+    words = [str(MODULES / "node-red" / "red.js"), "--userDir", str(folder), "--settings", str(folder / "settings.js")]
+    with (folder / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec("node", *words, env=ENVIRONMENT, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def test_node_red_is_heard_and_hears(broker: int, tmp_path: Path) -> None:
+    rule = {"topic": "nodered/oven", "device": "oven", "units": {"t": "°C"}}
+    dialect = dialects.make("mapping", msgspec.convert({"rules": [rule]}, dialects.declared()["mapping"]))
+
+    async def main() -> None:
+        async with node_red(tmp_path, broker), MqttBus(f"mqtt://127.0.0.1:{broker}") as bus:
+            async with Listening([dialect], lambda: MqttBus(f"mqtt://127.0.0.1:{broker}")) as connector:
+                assert await until(connector, t=61.5) == {"t": 61.5}
+            async with bus.subscribe("nodered/echo") as echoes, asyncio.timeout(PATIENCE_S):
+                bus.publish("mw/v1/reading/line1/pump", b'{"temperature": 61.25}')
+                batch = await anext(aiter(echoes))
+                assert json.loads(batch[0].payload) == {"temperature": 61.25}
 
     asyncio.run(main())
