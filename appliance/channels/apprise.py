@@ -53,6 +53,7 @@ def create(settings: Settings, tools: Tools) -> "Notifier":
 
 class Notifier:
     conflates = False
+    depth = 1
     rest_s = 0.0
 
     def __init__(self, settings: Settings, tools: Tools) -> None:

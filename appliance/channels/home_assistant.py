@@ -65,6 +65,7 @@ def create(settings: Settings, tools: Tools) -> "HomeAssistant":
 
 class HomeAssistant:
     conflates = True
+    depth = 1
 
     def __init__(self, settings: Settings, tools: Tools) -> None:
         self.progress = 0

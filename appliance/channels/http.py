@@ -66,6 +66,7 @@ def create(settings: Settings, tools: Tools) -> "Http":
 
 class Http:
     conflates = False
+    depth = 1
     rest_s = 0.0
 
     def __init__(self, settings: Settings, tools: Tools) -> None:

@@ -67,6 +67,7 @@ def create(settings: Settings, tools: Tools) -> "Mqtt":
 
 class Mqtt:
     conflates = False
+    depth = 2  # while one is confirmed, the next is on its way
     rest_s = 0.0
 
     def __init__(self, settings: Settings, tools: Tools) -> None:
@@ -143,6 +144,15 @@ class Mqtt:
     async def _taken(self, origin: Origin, parcels: Sequence[Parcel], lost: "asyncio.Future[Any]") -> None:
         """ChannelError where the line is lost first."""
         assert self._bus is not None
+        if self._receiver:
+            await self._confirmed(origin, parcels, lost)
+        else:
+            await self._acknowledged(lost)
+        if lost.done():
+            raise ChannelError(f"the line was lost: {lost.result()}", "It is opened again by itself.")
+
+    async def _acknowledged(self, lost: "asyncio.Future[Any]") -> None:
+        assert self._bus is not None
         draining: asyncio.Future[Any] = asyncio.ensure_future(self._bus.drain())
         try:
             left = self._bus.unacknowledged
@@ -152,10 +162,6 @@ class Mqtt:
                 left = self._bus.unacknowledged
         finally:
             draining.cancel()
-        if self._receiver and not lost.done():
-            await self._confirmed(origin, parcels, lost)
-        if lost.done():
-            raise ChannelError(f"the line was lost: {lost.result()}", "It is opened again by itself.")
 
     async def _confirmed(self, origin: Origin, parcels: Sequence[Parcel], lost: "asyncio.Future[Any]") -> None:
         assert self._receiver is not None

@@ -51,6 +51,7 @@ class Origin(NamedTuple):
 
 class Channel(Protocol):
     conflates: bool  # only the present state of everything is wanted: what was before it need not arrive
+    depth: int  # batches under way at once; more than one only where it refuses no parcel
     rest_s: float  # between two batches without an alarm
     progress: int  # rises as the destination answers
 

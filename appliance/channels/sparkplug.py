@@ -55,6 +55,7 @@ def create(settings: Settings, tools: Tools) -> "Sparkplug":
 
 class Sparkplug:
     conflates = False
+    depth = 1
     rest_s = 0.0
 
     def __init__(self, settings: Settings, tools: Tools) -> None:

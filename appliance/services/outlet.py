@@ -7,7 +7,8 @@ confirmed on one line leaves by the next.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 KEY_RETRY_S = 10.0
 BREATH_S = 0.02  # between batches at a polite rate
+
+
+Flying = tuple[Sequence[Parcel], "asyncio.Future[Confirmed]"]
 
 
 class Standing(StrEnum):
@@ -185,22 +189,29 @@ class Outlet:
     async def _work(self) -> None:
         """Batch after batch. ChannelError when the line is lost."""
         lost: asyncio.Future[Any] = asyncio.ensure_future(self.channel.lost())
-        confirmed = NOTHING
+        confirmed, flight = NOTHING, deque[Flying]()
         try:
             while True:
                 want = self._room()
-                parcels = await self.post.exchange(confirmed, want)
+                parcels = await self.post.exchange(confirmed, want, _ends(flight))
                 confirmed = NOTHING
                 if parcels:
-                    confirmed = await self._sent(parcels[:1] if self._alone else parcels, lost)
+                    some = parcels[:1] if self._alone else parcels
+                    flight.append((some, asyncio.ensure_future(self._sent(some, lost))))
+                if flight and (not parcels or len(flight) >= self.channel.depth):
+                    confirmed = await flight[0][1]
+                    flight.popleft()
                     await self._rest()
-                elif want:
+                elif not parcels and want:
                     await self._arrival(lost)
-                else:
+                elif not parcels:
                     await asyncio.sleep(BREATH_S)
         finally:
             lost.cancel()
-            if confirmed.marks:  # cancelled between the destination's word and ours
+            await _ended(flight)
+            if flight and not flight[0][1].cancelled() and flight[0][1].exception() is None:
+                confirmed = flight[0][1].result()
+            if confirmed.marks:  # the end came between the destination's word and ours
                 self.post.settle(confirmed)
 
     def _room(self) -> int:
@@ -270,3 +281,20 @@ class Outlet:
         finally:
             work.cancel()
             await asyncio.wait([work])
+
+
+async def _ended(flight: Iterable[Flying]) -> None:
+    """All of them are over; what they say of a line that is lost was heard from the first."""
+    works = [work for _, work in flight]
+    for work in works:
+        work.cancel()
+    if works:
+        await asyncio.wait(works)
+    for work in works:
+        if not work.cancelled():
+            work.exception()
+
+
+def _ends(flight: Iterable[Flying]) -> dict[Lane, int]:
+    """The last numbers that are under way."""
+    return {parcel.lane: parcel.seq for parcels, _ in flight for parcel in parcels}

@@ -84,8 +84,15 @@ class Outbox:
         """By which receivers know these numbers: a new outbox begins to count anew."""
         return f"{self._book['identity']:012x}"
 
-    def turn(self, entries: Sequence[Entry] = (), confirmed: Confirmed = NOTHING, want: int = 0) -> list[Parcel]:
-        """Take in, settle, and give at most about `want` that leave next: what was not confirmed comes again.
+    def turn(
+        self,
+        entries: Sequence[Entry] = (),
+        confirmed: Confirmed = NOTHING,
+        want: int = 0,
+        under_way: Mapping[Lane, int] | None = None,
+    ) -> list[Parcel]:
+        """Take in, settle, and give at most about `want` that leave next: what was not confirmed comes again, but for
+        what is still under way, up to these numbers.
 
         StoreError, DamagedError: nothing is changed.
         """
@@ -99,7 +106,7 @@ class Outbox:
                     self._settle(confirmed)
                     if entries:
                         self._make_room()
-                    found = self._next(want) if want else []
+                    found = self._next(want, under_way or {}) if want else []
                     self._write_book(before)
         except BaseException:
             self.close()  # what the file says counts, when it is opened again
@@ -220,22 +227,23 @@ class Outbox:
 
     # Sending
 
-    def _next(self, want: int) -> list[Parcel]:
+    def _next(self, want: int, under_way: Mapping[Lane, int]) -> list[Parcel]:
         found: list[Parcel] = []
         for lane in Lane:
             if len(found) < want:
-                found += self._singles(lane) if lane in SINGLE else self._many(lane, want - len(found))
+                mark = max(self._book[f"confirmed.{lane}"], under_way.get(lane, 0))
+                found += self._singles(lane, mark) if lane in SINGLE else self._many(lane, mark, want - len(found))
         return found
 
-    def _singles(self, lane: Lane) -> list[Parcel]:
+    def _singles(self, lane: Lane, mark: int) -> list[Parcel]:
         """Those that were numbered before, in that order; then the others, the newest first."""
         columns = "SELECT id, first, key, data FROM frame WHERE lane = ?"
-        rows = self._execute(f"{columns} AND first > 0 ORDER BY first", int(lane)).fetchall()
+        rows = self._execute(f"{columns} AND first > ? ORDER BY first", int(lane), mark).fetchall()
         if len(rows) < _SINGLES:
             room = _SINGLES - len(rows)
             rows += self._execute(f"{columns} AND first = 0 ORDER BY id DESC LIMIT ?", int(lane), room).fetchall()
         found: list[Parcel] = []
-        prev = self._book[f"confirmed.{lane}"]
+        prev = mark
         for key, first, name, data in rows:
             load = self._unpacked(key, data, lane, 1)
             if load is not None:
@@ -255,11 +263,12 @@ class Outbox:
         known = self._execute("SELECT digest FROM said WHERE key = ?", key).fetchone()
         return known is None or known[0] == parcels.digest(payload)
 
-    def _many(self, lane: Lane, want: int) -> list[Parcel]:
+    def _many(self, lane: Lane, mark: int, want: int) -> list[Parcel]:
         found: list[Parcel] = []
-        mark = prev = self._book[f"confirmed.{lane}"]
+        prev = mark
         for key, first, count in self._execute(
-            "SELECT id, first, count FROM frame WHERE lane = ? AND first > 0 ORDER BY first LIMIT ?", int(lane), _FRAMES
+            "SELECT id, first, count FROM frame WHERE lane = ? AND first > 0 AND last > ? ORDER BY first LIMIT ?",
+            *(int(lane), mark, _FRAMES),
         ).fetchall():
             load = self._frame(key, lane, count)
             if load is None:

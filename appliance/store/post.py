@@ -9,13 +9,13 @@ bus meanwhile. A damaged file is set aside and a new one begun.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from appliance.errors import DamagedError, StoreError
 from appliance.runtime.service import Clock
 from appliance.store.outbox import NOTHING, Books, Confirmed, Outbox
-from appliance.store.parcels import Entry, Parcel
+from appliance.store.parcels import Entry, Lane, Parcel
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Post:
         self._entries: list[Entry] = []
         self._added: list[asyncio.Future[None]] = []
         self._confirmed, self._want = NOTHING, 0
+        self._under_way: Mapping[Lane, int] = {}
         self._exchanged: asyncio.Future[list[Parcel]] | None = None
         self._wanted, self._arrived = asyncio.Event(), asyncio.Event()
 
@@ -49,9 +50,11 @@ class Post:
         self._wanted.set()
         await done
 
-    async def exchange(self, confirmed: Confirmed, want: int) -> list[Parcel]:
-        """Settle what was delivered; what leaves next. One at a time."""
-        self._confirmed, self._want = confirmed, want
+    async def exchange(
+        self, confirmed: Confirmed, want: int, under_way: Mapping[Lane, int] | None = None
+    ) -> list[Parcel]:
+        """Settle what was delivered; what leaves next, after what is under way. One at a time."""
+        self._confirmed, self._want, self._under_way = confirmed, want, under_way or {}
         self._exchanged = asyncio.get_running_loop().create_future()
         self._wanted.set()
         return await self._exchanged
@@ -69,7 +72,7 @@ class Post:
 
     async def open(self) -> None:
         """Read what was left behind. A disk that refuses is found out again by `run`."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._job, [], NOTHING, 0)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._job, [], NOTHING, 0, {})
         self.books = self.outbox.books()
 
     async def pause(self, is_paused: bool) -> None:
@@ -103,7 +106,9 @@ class Post:
         entries, added, self._entries, self._added = self._entries, self._added, [], []
         confirmed, want, asked = self._confirmed, self._want, self._exchanged
         self._confirmed, self._want, self._exchanged = NOTHING, 0, None
-        job = asyncio.get_running_loop().run_in_executor(self._thread, self._job, entries, confirmed, want)
+        job = asyncio.get_running_loop().run_in_executor(
+            self._thread, self._job, entries, confirmed, want, self._under_way
+        )
         found = await asyncio.shield(job)
         if found is None:
             self._entries[:0], self._added[:0] = entries, added
@@ -121,10 +126,12 @@ class Post:
             self._arrived.set()
         return True
 
-    def _job(self, entries: Sequence[Entry], confirmed: Confirmed, want: int) -> list[Parcel] | None:
+    def _job(
+        self, entries: Sequence[Entry], confirmed: Confirmed, want: int, under_way: Mapping[Lane, int]
+    ) -> list[Parcel] | None:
         try:
             try:
-                found = self.outbox.turn(entries, confirmed, want)
+                found = self.outbox.turn(entries, confirmed, want, under_way)
             except DamagedError as error:
                 self._set_aside(error)
                 found = self.outbox.turn(entries, NOTHING, want)

@@ -147,6 +147,21 @@ def test_what_was_not_confirmed_comes_again_from_the_next_process(make: Make) ->
     assert balance(again)
 
 
+def test_a_batch_may_be_asked_for_while_others_are_under_way(make: Make) -> None:
+    box = make()
+    box.turn([*readings(10), alarm("one", "a"), alarm("two", "b")])
+    first = box.turn(want=4)
+    box.turn([alarm("three", "c")])
+    ends = {one.lane: one.seq for one in first}
+    second = box.turn(want=4, under_way=ends)
+    assert texts(first) == ["two", "one", "0", "1"]
+    assert texts(second) == ["three", "2", "3", "4"]
+    assert [(one.prev, one.seq) for one in second] == [(2, 3), (2, 3), (3, 4), (4, 5)]
+    assert box.turn(confirmed=settled(first), want=4) == second
+    assert texts(box.turn(confirmed=settled(second), want=10)) == ["5", "6", "7", "8", "9"]
+    assert balance(box)
+
+
 def test_a_full_outbox_thins_readings_before_it_drops_any(make: Make) -> None:
     box = make(budget=300_000)
     for first in range(0, 4000, 500):
