@@ -246,8 +246,10 @@ FLOW = [
      "wires": [["back"]]},
     {"id": "back", "type": "mqtt out", "z": "flow", "topic": "", "broker": "broker", "wires": []},
 ]  # fmt: skip
-SETTINGS = """module.exports = {flowFile: "flows.json", credentialSecret: false, httpAdminRoot: false,
-httpNodeRoot: false, uiHost: "127.0.0.1", telemetry: {enabled: false, updateNotification: false}, logging: {console: {level: "warn"}}};"""
+SETTINGS = """module.exports = {
+    flowFile: "flows.json", credentialSecret: false, httpAdminRoot: false, httpNodeRoot: false, uiHost: "127.0.0.1",
+    telemetry: {enabled: false, updateNotification: false}, logging: {console: {level: "warn"}},
+};"""
 
 
 @asynccontextmanager
