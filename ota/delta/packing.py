@@ -10,7 +10,8 @@ import zstandard
 from ota.delta.covers import Bytes, Cover
 from ota.delta.generic import BZIP2, FRAME, MAX_WINDOW, MIN_WINDOW, SHAPES, filters, unpacker
 
-HOPE, HOPE_LARGE = 1.6, 1.25  # times that a quick look may take what is hoped for; the latter for more than EXACTLY
+HOPE, HOPE_LARGE = 1.6, 1.25  # times that a quick look may take what is hoped for; the latter for LARGE files
+LARGE = 2 << 20
 EXACT = (64, 1024, 1 << 40)  # bytes of a range that are the same, for them to get an instruction of their own
 EXACTLY = 16 << 20  # bytes of a file up to which all of these are tried
 _CUT = 512  # bytes of packed stream by which frames are cut
@@ -32,7 +33,7 @@ _Share = tuple[int, int, int]  # bytes that a frame holds of each stream, unpack
 def by_covers(old: Bytes, new: Bytes, covers: Sequence[Cover], most: int | None = None) -> list[bytes] | None:
     """The frames; None where a quick look says that they will not come near `most` bytes."""
     told = [_streams(old, new, covers, least) for least in (EXACT if len(new) <= EXACTLY else EXACT[:1])]
-    hope = HOPE if len(new) <= EXACTLY else HOPE_LARGE
+    hope = HOPE if len(new) < LARGE else HOPE_LARGE
     if most is not None and min(_quickly(streams) for streams, _ in told) > hope * most:
         return None
     tried = [([_packed(stream) for stream in streams], shares) for streams, shares in told]
