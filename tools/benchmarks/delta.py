@@ -68,6 +68,7 @@ def _measure(options: argparse.Namespace, scratch: Path) -> Report:
         overhead=_overhead(scratch),
         large=None if options.no_large or options.quick else _large(scratch),
         seconds=time.monotonic() - began,
+        only=[*options.only, *(["quick"] if options.quick else [])],
     )
 
 

@@ -56,6 +56,7 @@ class Report:
     overhead: int
     large: Mapping[str, float] | None
     seconds: float
+    only: Sequence[str] = ()  # words of the names of pairs; all where there are none
 
     def goals(self) -> list[Goal]:
         above = self.large["apply_above_interpreter"] / (1 << 20) if self.large else None
@@ -81,10 +82,11 @@ class Report:
 
     def _preface(self) -> str:
         missed = [goal.name.removesuffix(", x best tool") for goal in self.goals() if goal.met is False]
+        some = f"\nOnly pairs named after: {', '.join(self.only)}; no others were measured." if self.only else ""
         return (
             "# What patches cost\n\n"
             "Written by `tools/bench delta --results`; how it is measured says the head of `tools/benchmarks/delta.py`."
-            f"\nMeasured on {platform.machine()}, one core, in {self.seconds / 60:.0f} minutes.\n\n"
+            f"\nMeasured on {platform.machine()}, one core, in {self.seconds / 60:.0f} minutes.{some}\n\n"
             f"Goals missed: {', '.join(missed) if missed else 'none'}."
         )
 
