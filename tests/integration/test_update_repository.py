@@ -431,7 +431,7 @@ def test_a_stick_that_is_pulled_out_loses_nothing(site: Site) -> None:
 
 def test_what_takes_more_room_than_there_may_be_is_not_begun(site: Site) -> None:
     site.start(poll_minutes=0, budget_mb=1)
-    folder = bundles.waves(site.box.folder / "large", "2.0.0", 600, window=1024)
+    folder = bundles.waves(site.box.folder / "large", "2.0.0", 200, window=1024)
     site.publisher.add(folder)
 
     async def scenario() -> None:
