@@ -135,5 +135,5 @@ def _check(answer: Answer) -> None:
     said = answer.body[:200].decode("utf-8", "replace").strip()
     problem = f"the server answers {answer.status}{f': {said}' if said.isprintable() and said else ''}"
     if answer.status in NEVER:
-        raise RefusedParcelError(problem, "It is left out and counted as `refused`, if it is refused alone.")
+        raise RefusedParcelError(problem, "It is left out and counted as `rejected`, if it is refused alone.")
     raise ChannelError(problem, _REMEDIES.get(answer.status, "It is tried again by itself."))

@@ -12,6 +12,7 @@ SHARED = frozenset(
         "custody",
         "findings",
         "following",
+        "forwardcheck",
         "instance",
         "measuring",
         "quantising",

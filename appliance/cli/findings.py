@@ -20,7 +20,7 @@ import msgspec
 
 from appliance import __version__
 from appliance.cli import config as configuration
-from appliance.cli import instance
+from appliance.cli import forwardcheck, instance
 from appliance.config.document import Document
 from appliance.config.schema import Config
 from appliance.connectors.dialects import REMEDIES as DEVICE_REMEDIES
@@ -29,6 +29,7 @@ from appliance.events import codec, strays
 from appliance.events.schema import State
 from appliance.services.picture import Picture
 from appliance.services.words import balanced, counted, example_of, printable, span
+from appliance.store import outbox
 from hardware import accelerators, clock, storage
 
 # As pyproject.toml says; a test compares.
@@ -93,9 +94,9 @@ REMEDIES = {
     "no-such-path": "Send by HTTP to /readings/<asset>.",
     "stopped": "It was heard while the service stopped; nothing to do.",
 }
-REMEDIES = DEVICE_REMEDIES | REMEDIES
+REMEDIES = DEVICE_REMEDIES | forwardcheck.REMEDIES | REMEDIES
 
-_MEANINGS = codec.REASONS | strays.REASONS
+_MEANINGS = codec.REASONS | strays.REASONS | outbox.REASONS
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -368,6 +369,7 @@ CHECKS: tuple[Check, ...] = (
     listeners,
     services,
     drops,
+    forwardcheck.found,
     time_of_day,
     vault,
     devices,

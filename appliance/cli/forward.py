@@ -91,6 +91,7 @@ def run_turn(args: argparse.Namespace) -> int:
 
 def _table(found: dict[str, dict[str, Any]]) -> list[str]:
     from appliance.services.words import columns, moment, printable
+    from appliance.store.outbox import SETTLED
 
     rows = [("DESTINATION", "LINE", "SINCE", "SENT", "WAITING", "ALARMS", "GAVE WAY", "")]
     for name, one in found.items():
@@ -114,9 +115,6 @@ def _table(found: dict[str, dict[str, Any]]) -> list[str]:
         lines += [f"{printable(name)} -> {printable(remedy)}"] if remedy else []
         lines += [f"{printable(name)}: {count} x {reason}" for reason, count in one["dropped"].items()]
     return lines
-
-
-SETTLED = ("unchanged", "superseded", "duplicate")  # of these the destination lacks nothing
 
 
 def _asked(args: argparse.Namespace) -> "Command":

@@ -26,6 +26,7 @@ from appliance.runtime.service import Clock, Pulse
 from appliance.services import commands
 from appliance.services.outlet import Outlet
 from appliance.services.status import Status, tell_ready
+from appliance.store.outbox import SETTLED
 
 log = logging.getLogger(__name__)
 
@@ -144,17 +145,19 @@ class Forward:
     def _detail(self) -> dict[str, Any]:
         # Status asks for the detail before it reads the books.
         self._balance()
-        return {"destinations": {outlet.name: outlet.describe() for outlet in self._outlets}}
+        trouble = [f"{outlet.name}: {outlet.post.trouble}" for outlet in self._outlets if outlet.post.trouble]
+        return {"trouble": "; ".join(trouble), "destinations": {outlet.name: outlet.describe() for outlet in self._outlets}}
 
     def _balance(self) -> None:
-        """The books over all destinations: an event that leaves for two of them counts twice."""
+        """The books over all destinations: an event that leaves for two of them counts twice. What a destination does
+        not lack is dealt with."""
         dropped: Counter[str] = Counter()
         received = processed = 0
         for outlet in self._outlets:
             books, refused = outlet.post.books, outlet.gate.ledger
             received += books.received + outlet.post.uncommitted + refused.received
-            processed += books.sent
-            dropped.update(books.dropped)
+            processed += books.sent + sum(books.dropped.get(reason, 0) for reason in SETTLED)
+            dropped.update({reason: count for reason, count in books.dropped.items() if reason not in SETTLED})
             dropped.update(refused.dropped)
             self._ledger.examples |= refused.examples
         self._ledger.received, self._ledger.processed, self._ledger.dropped = received, processed, dict(dropped)

@@ -26,9 +26,10 @@ REASONS = {
     "duplicate": "the bus delivered it a second time",
     "thinned": "left out so that the others find room: every second one of an asset",
     "budget": "there was no room left, though all were thinned",
-    "refused": "the destination says that it will never take it",
+    "rejected": "the destination says that it will never take it",
     "rotten": "the disk gave back other bytes than were written",
 }
+SETTLED = ("unchanged", "superseded", "duplicate")  # of these the destination lacks nothing
 STEPS = 8  # of making room in one transaction
 _SINGLES = 1024  # alarms or states numbered at once
 _REMEMBERED = 32_768  # marks of what the bus delivered
@@ -223,7 +224,7 @@ class Outbox:
             self._execute("DELETE FROM frame WHERE lane = ? AND first > 0 AND last <= ?", int(lane), mark)
             self._book[f"confirmed.{lane}"] = mark
             self._book[f"queued.{lane}"] -= confirmed.counts[lane]
-            self._book["dropped.refused" if confirmed.refused else "sent"] += confirmed.counts[lane]
+            self._book["dropped.rejected" if confirmed.refused else "sent"] += confirmed.counts[lane]
 
     # Sending
 

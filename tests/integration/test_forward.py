@@ -200,7 +200,7 @@ def test_what_a_webhook_will_never_take_is_left_out_and_counted(play: Play) -> N
             site.plant.publish_many([site.reading(number) for number in range(5)])
             found = await server.events(4)
             assert [event["values"]["n"] for event in found] == [0, 1, 3, 4]
-            told = await site.until("http", lambda found: found["dropped"].get("refused") == 1)
+            told = await site.until("http", lambda found: found["dropped"].get("rejected") == 1)
             assert told["queued"] == {}
 
     play(scenario)

@@ -82,6 +82,9 @@ def test_what_people_see_and_do_of_destinations(box: Box) -> None:
             assert code == 1  # one line is down
             assert "open" in told
             assert "plant -> Is it running, and is the port right?" in told
+            _, told, _ = await box.run("doctor")
+            assert "its line is open" in told
+            assert "Is it running, and is the port right?" in told
             code, told, _ = await box.run("forward", "test", "--json")
             tried = json.loads(told)
             assert (code, tried["mqtt"]["works"], tried["plant"]["works"]) == (1, True, False)
