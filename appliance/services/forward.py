@@ -146,7 +146,10 @@ class Forward:
         # Status asks for the detail before it reads the books.
         self._balance()
         trouble = [f"{outlet.name}: {outlet.post.trouble}" for outlet in self._outlets if outlet.post.trouble]
-        return {"trouble": "; ".join(trouble), "destinations": {outlet.name: outlet.describe() for outlet in self._outlets}}
+        return {
+            "trouble": "; ".join(trouble),
+            "destinations": {outlet.name: outlet.describe() for outlet in self._outlets},
+        }
 
     def _balance(self) -> None:
         """The books over all destinations: an event that leaves for two of them counts twice. What a destination does
