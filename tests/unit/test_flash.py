@@ -156,9 +156,8 @@ def test_the_signature(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     itself it was tried by hand."""
     site = Site(tmp_path)
     (programs := tmp_path / "bin").mkdir()
-    (gpgv := programs / "gpgv").write_text(
-        '#!/bin/sh\n[ "$1" = --keyring ] && [ -f "$2" ] && grep -q good "$3" && [ -f "$4" ] || { echo BAD >&2; exit 1; }\n'
-    )
+    asked = '[ "$1" = --keyring ] && [ -f "$2" ] && grep -q good "$3" && [ -f "$4" ]'
+    (gpgv := programs / "gpgv").write_text(f"#!/bin/sh\n{asked} || {{ echo BAD >&2; exit 1; }}\n")
     gpgv.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     key, signature = tmp_path / "update.gpg", tmp_path / "SHA256SUMS.gpg"
