@@ -1,6 +1,6 @@
 """Patches between model versions: ours beside zstd --patch-from, bsdiff, xdelta3, HDiffPatch and whole zstd.
 
-tools/bench delta [--quick] [--only WORD]... [--folder FOLDER] [--no-large] [--json FILE] [--results]
+tools/bench delta [--quick] [--only WORD]... [--folder FOLDER] [--no-large] [--minutes N] [--json FILE] [--results]
 
 The versions are trained here (see `versions`), and those in ../shared/data/models are taken where they are. Every patch
 is applied and compared with the new version byte by byte. Sizes are of patch files; times are seconds of CPU in user
@@ -9,7 +9,7 @@ and HDiffPatch; making includes that ours applies its patch once. FOLDER keeps t
 them, and finds those it has kept.
 
 --quick trains but the smaller network, for a few steps, and leaves out the file of two gigabytes: two or three minutes,
-and figures that say little. The whole takes some twenty minutes. --results writes ota/delta/RESULTS.md.
+and figures that say little. The whole begins nothing new after N minutes (120). --results writes ota/delta/RESULTS.md.
 """
 
 import argparse
@@ -21,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from tools.benchmarks.figures import median
 from tools.benchmarks.pairs import Pair, large, pairs
 
 ROOT = Path(__file__).parents[2]
+Item = TypeVar("Item")
 RESULTS = ROOT / "ota" / "delta" / "RESULTS.md"
 ROUNDS = 3  # of a rate
 
@@ -57,19 +59,30 @@ def main(argv: Sequence[str]) -> int:
 
 def _measure(options: argparse.Namespace, scratch: Path) -> Report:
     began = time.monotonic()
+    end = began + 60 * options.minutes
     kept = options.folder or scratch / "versions"
     kept.mkdir(parents=True, exist_ok=True)
-    results = [_compared(pair, kept, scratch) for pair in list(pairs(kept, options.only, _say, options.quick))]
-    rated = [result for result in results if result.pair.rated]
-    rounds = 1 if options.quick else ROUNDS
-    return Report(
-        results=results,
-        rates={name: [_rate_of(result, scratch, name, rounds) for result in rated] for name in delta_report.DECODERS},
-        overhead=_overhead(scratch),
-        large=None if options.no_large or options.quick else _large(scratch),
-        seconds=time.monotonic() - began,
-        only=[*options.only, *(["quick"] if options.quick else [])],
-    )
+    wanted = list(pairs(kept, options.only, _say, options.quick))
+    report = Report([], {name: [] for name in delta_report.DECODERS}, _overhead(scratch), None)
+    for pair in _until(end, wanted):
+        report.results.append(_compared(pair, kept, scratch))
+    for result in _until(end, [result for result in report.results if result.pair.rated]):
+        for name in delta_report.DECODERS:
+            report.rates[name].append(_rate_of(result, scratch, name, 1 if options.quick else ROUNDS))
+    if not (options.no_large or options.quick) and time.monotonic() < end:
+        report.large = _large(scratch)
+    report.left_out = len(wanted) - len(report.results)
+    report.only = [*options.only, *(["quick"] if options.quick else [])]
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _until(end: float, items: Sequence[Item]) -> Iterator[Item]:
+    for item in items:
+        if time.monotonic() > end:
+            _say("the time is over")
+            return
+        yield item
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
@@ -78,6 +91,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help="pairs whose name has the word")
     parser.add_argument("--folder", type=Path, metavar="FOLDER", help="keep versions and what others make of them here")
     parser.add_argument("--no-large", action="store_true", help="leave out the file of two gigabytes")
+    parser.add_argument("--minutes", type=float, default=120, metavar="N", help="after which nothing new is begun")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     parser.add_argument("--results", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}, too")
     parser.add_argument("--role", nargs="+", help=argparse.SUPPRESS)

@@ -51,12 +51,13 @@ class Result:
 class Report:
     """`rates` by decoder: pairs and MB/s; `large` see `delta._large`."""
 
-    results: Sequence[Result]
-    rates: Mapping[str, Sequence[tuple[str, float]]]
+    results: list[Result]
+    rates: dict[str, list[tuple[str, float]]]
     overhead: int
     large: Mapping[str, float] | None
-    seconds: float
+    seconds: float = 0.0
     only: Sequence[str] = ()  # words of the names of pairs; all where there are none
+    left_out: int = 0  # pairs there was no time for
 
     def goals(self) -> list[Goal]:
         above = self.large["apply_above_interpreter"] / (1 << 20) if self.large else None
@@ -83,6 +84,7 @@ class Report:
     def _preface(self) -> str:
         missed = [goal.name.removesuffix(", x best tool") for goal in self.goals() if goal.met is False]
         some = f"\nOnly pairs named after: {', '.join(self.only)}; no others were measured." if self.only else ""
+        some += f"\nThere was no time for {self.left_out} more pairs." if self.left_out else ""
         return (
             "# What patches cost\n\n"
             "Written by `tools/bench delta --results`; how it is measured says the head of `tools/benchmarks/delta.py`."
