@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +76,7 @@ class Site:
             batches = await stack.enter_async_context(far.subscribe(f"{PREFIX}/confirmed/+", qos=1))
             hearing = asyncio.create_task(self._hear(batches))
             stack.callback(hearing.cancel)
+            far.on_connected(self._look)
             outages = await self._pour(plant)
             await self._all_there()
         report = self._report(outages)
@@ -94,6 +95,8 @@ class Site:
                 under_way = Outage(who, first, first + down)
                 outages.append(under_way)
             if under_way and first >= under_way.ended:
+                if under_way.who != SENDER:  # what came meanwhile waits in the outbox, not before it
+                    await _taken_in(plant, first)
                 await self._start(under_way.who)
                 under_way = None
             plant.publish_many([event(number) for number in range(first, min(first + CHUNK, self._events))])
@@ -108,6 +111,15 @@ class Site:
         async for batch in batches:  # type: ignore[attr-defined]
             for message in batch:
                 self._marks = Counter(envelope.marks(message.payload).marks)
+            self._progress.set()
+
+    def _look(self) -> None:
+        """What was confirmed while this listener was away from the broker, too, is in the receiver's book."""
+        if (store := self._folder / "received.sqlite").exists():
+            with closing(sqlite3.connect(store, timeout=30)) as db:
+                known = db.execute("SELECT name FROM sqlite_master WHERE name = 'mark'").fetchone()
+                rows = db.execute("SELECT lane, seq FROM mark").fetchall() if known else []
+            self._marks |= Counter(dict(rows))
             self._progress.set()
 
     async def _change(self) -> None:
@@ -209,6 +221,18 @@ async def _subscribed(plant: MqttBus) -> None:
             for message in batch:
                 state = codec.decode(Kind.STATE, message.payload, BASE)
                 if isinstance(state, State) and state.online:
+                    return
+
+
+async def _taken_in(plant: MqttBus, count: int) -> None:
+    """So many events are on the sender's disk, those that came twice not counted."""
+    async with plant.subscribe(topics.state("forward"), qos=1) as batches:
+        async for batch in batches:
+            for message in batch:
+                state = codec.decode(Kind.STATE, message.payload, BASE)
+                assert isinstance(state, State)
+                told = state.detail.get("destinations", {}).get("mqtt", {})
+                if told and told["received"] - told["dropped"].get("duplicate", 0) >= count:
                     return
 
 
