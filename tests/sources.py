@@ -81,8 +81,10 @@ def polling(_: Path) -> Connector:
         zeros = {name: ModbusSequentialDataBlock(1, [0] * 10) for name in ("ir", "hr", "di", "co")}
         server = ModbusTcpServer(ModbusServerContext(ModbusDeviceContext(**zeros)), address=("127.0.0.1", port))
         await server.serve_forever(background=True)
+        listener = server.transport
         yield
         await server.shutdown()
+        listener.close()
 
     one = {"asset": "line1/meter", "host": "127.0.0.1", "port": port, "points": [{"name": "p", "address": 1}]}
     return WithPeer(modbus.create(msgspec.convert({"slaves": [one]}, modbus.Settings), leap.time()), peer)

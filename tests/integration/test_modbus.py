@@ -42,10 +42,12 @@ async def slave() -> AsyncIterator[int]:
     """Its port."""
     server = ModbusTcpServer(registers(), address=("127.0.0.1", 0))
     await server.serve_forever(background=True)
+    listener = server.transport
     try:
-        yield server.transport.sockets[0].getsockname()[1]
+        yield listener.sockets[0].getsockname()[1]
     finally:
         await server.shutdown()
+        listener.close()
 
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -217,9 +219,11 @@ def test_a_slave_that_comes_back_is_welcome() -> None:
                     break
             server = ModbusTcpServer(registers(), address=("127.0.0.1", port))
             await server.serve_forever(background=True)
+            listener = server.transport
             found = await readings(connector, 1)
             assert devices(found)["line1/m0"].available
             await server.shutdown()
+            listener.close()
 
     asyncio.run(main())
 
