@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from appliance import plugins
+from appliance import computing, plugins
 from appliance.bus.port import Message
 from appliance.config import secrets
 from appliance.config.document import Document
@@ -28,17 +28,11 @@ if TYPE_CHECKING:
     from appliance.bus.port import Credentials, Papers
     from appliance.connectors._listening import Known
     from appliance.connectors.port import Connector
-    from appliance.inference.choice import Choice
-    from appliance.inference.engine import Find
-    from appliance.inference.library import Library
     from appliance.inference.models import Bundle
-    from appliance.inference.policy import Terms
-    from appliance.inference.port import Backend
     from appliance.services.admission import Admission
     from appliance.services.observe import Observer
     from appliance.services.picture import Change, Picture
     from appliance.vault.certificates.identity import Attestor, Identities, Secrets
-    from hardware.accelerators import Accelerator
 
 SERVICES = (
     "vault",
@@ -52,7 +46,6 @@ SERVICES = (
     "ingest",
 )  # in the order of their start
 DETECTED = "detected.state"
-COMPILED = "compiled"  # a folder
 DISCOVERY = "discovery"  # the connector that needs no configuration
 DAY = 86_400_000_000_000  # ns
 UPKEEP_ANSWER_S = 5.0  # a vault that ends does not hold up what asks it from within
@@ -273,7 +266,7 @@ def _detect(config: Config, document: Document) -> Service:
     from appliance.services.roster import Roster
 
     settings = config.detect
-    choice = detector_choice(config)
+    choice = computing.detector_choice(config)
     runner, trouble = choice.open_first()
     roster = Roster(choice, runner, trouble, config.contest)
     limits = DetectorSettings(
@@ -305,12 +298,12 @@ def _infer(config: Config, _: Document) -> Service:
     from appliance.services.infer import Infer
 
     def opened(bundle: "Bundle") -> "engine.Engine":
-        backend = inference_backend(config, bundle.card.backend)
-        return engine.start(bundle, backend, inference_terms(config), devices_for(backend))
+        backend = computing.inference_backend(config, bundle.card.backend)
+        return engine.start(bundle, backend, computing.inference_terms(config), computing.devices_for(backend))
 
     # That policy computes several requests at once instead.
     join = 1 if config.detect.policy == "throughput" else config.infer.join_rows
-    repertoire = Repertoire(library(config), opened, config.infer.models, config.infer.max_loaded, join)
+    repertoire = Repertoire(computing.library(config), opened, config.infer.models, config.infer.max_loaded, join)
     return Infer(_session_of(config, "infer"), repertoire, config.infer, time.time_ns)
 
 
@@ -319,71 +312,10 @@ def _update(config: Config, document: Document) -> Service:
     from appliance.inference import inspection
 
     def check(bundle: "Bundle") -> None:
-        inspection.check(bundle, inference_backend(config, bundle.card.backend))
+        inspection.check(bundle, computing.inference_backend(config, bundle.card.backend))
 
-    bus, follows = _session_of(config, "update"), detector_choice(config).name
-    return updating.service(config, document, bus, library(config), follows, check)
-
-
-def detector_choice(config: Config) -> "Choice":
-    """The models that `detect.model` stands for, one after the other."""
-    from appliance.inference import engine
-    from appliance.inference.choice import Choice
-
-    def opened(bundle: "Bundle") -> "engine.Engine":
-        backend = inference_backend(config, bundle.card.backend)
-        return engine.reconstructor(bundle, backend, inference_terms(config), devices_for(backend))
-
-    return Choice(library(config), config.detect.model, opened)
-
-
-def detector_folder(config: Config) -> Path:
-    """The bundle that `detect.model` names. ModelError where the library has none of that name."""
-    return detector_choice(config).chosen()
-
-
-def library(config: Config) -> "Library":
-    """The models of this box, the shipped one among them."""
-    from appliance.inference import models
-    from appliance.inference.library import FOLDER, Library
-
-    return Library(config.paths.state / FOLDER, models.shipped())
-
-
-def inference_backend(config: Config, name: str = "") -> "Backend":
-    """The one that a bundle's card names, else the configuration's."""
-    plugin = plugins.load("appliance.inference.backends", name or config.detect.backend)
-    backend: Backend = plugin.create(plugin.Settings())
-    return backend
-
-
-def inference_terms(config: Config) -> "Terms":
-    from appliance.inference.policy import Terms
-
-    settings = config.detect
-    return Terms(
-        devices=(settings.device,) if isinstance(settings.device, str) else tuple(settings.device),
-        policy=settings.policy,
-        isolate="all" if settings.isolate else "accelerators",
-        deadline_s=settings.deadline_ms / 1000,
-        blobs=config.paths.state / COMPILED,
-        blobs_bytes=settings.compiled_mb << 20,
-    )
-
-
-def devices_for(backend: "Backend") -> "Find":
-    """Asks this machine for its devices. A driver that hangs or crashes when it is asked does so in another process."""
-    from appliance.inference.isolated.workers import Workers
-    from hardware import accelerators
-
-    def find() -> "list[Accelerator]":
-        workers = Workers()
-        try:
-            return accelerators.find(workers.asking(backend))
-        finally:
-            workers.close()
-
-    return find
+    bus, follows = _session_of(config, "update"), computing.detector_choice(config).name
+    return updating.service(config, document, bus, computing.library(config), follows, check)
 
 
 def _metrics(config: Config, _: Document) -> Service:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from appliance import assembly
+from appliance import assembly, computing
 from appliance.bus.mqtt import MqttBus
 from appliance.bus.port import Message
 from appliance.config.load import load
@@ -39,7 +39,7 @@ class Plant:
 
     def __init__(self, config: Path, bus: MqttBus, assets: int = 4) -> None:
         self.config, _ = load(config)
-        self.library: Library = assembly.library(self.config)
+        self.library: Library = computing.library(self.config)
         self.bus, self.assets, self.row, self.slow = bus, assets, 0, 1.0
         self.dice = np.random.default_rng(11)
         self.states: dict[str, State] = {}

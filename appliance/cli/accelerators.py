@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> int:
-    from appliance import assembly
+    from appliance import computing
     from appliance.inference import models
     from appliance.inference.checkup import Examiner
     from appliance.services.words import json_text
 
     config, _ = instance.configuration(args)
     bundle = models.load(Path(config.detect.model) if config.detect.model else models.shipped())
-    backend = assembly.inference_backend(config, bundle.card.backend)
-    wanted = assembly.inference_terms(config).devices
+    backend = computing.inference_backend(config, bundle.card.backend)
+    wanted = computing.inference_terms(config).devices
     examiner = Examiner(bundle, backend)
     try:
-        found = [_examined(fact, examiner, fact.device in wanted) for fact in assembly.devices_for(backend)()]
+        found = [_examined(fact, examiner, fact.device in wanted) for fact in computing.devices_for(backend)()]
     finally:
         examiner.close()
     result = {

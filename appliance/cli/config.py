@@ -291,7 +291,7 @@ def _vault(config: "Config", document: "Document") -> Iterator[ConfigError]:
 
 
 def _backend(config: "Config", document: "Document") -> Iterator[ConfigError]:
-    from appliance import assembly, plugins
+    from appliance import computing, plugins
 
     known = plugins.names("appliance.inference.backends")
     if config.detect.backend not in known:
@@ -301,6 +301,6 @@ def _backend(config: "Config", document: "Document") -> Iterator[ConfigError]:
         yield document.error(("detect", "model"), f"{config.detect.model} is not a folder", "Name a bundle's folder.")
         return
     try:
-        assembly.detector_folder(config)
+        computing.detector_folder(config)
     except InferenceError as error:
         yield document.error(("detect", "model"), error.message, error.remedy)

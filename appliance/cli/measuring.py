@@ -31,7 +31,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from appliance import assembly
+    from appliance import computing
     from appliance.inference.isolated.workers import Workers
     from appliance.services.words import json_text
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         raise ModelError("--seconds, --batch and --threads are above 0", "Leave them out for what is usual.")
     config, _ = instance.configuration(args)
     title, path, backend_name = source(args.model, config)
-    backend = assembly.inference_backend(config, backend_name)
+    backend = computing.inference_backend(config, backend_name)
     workers = Workers()
     try:
         found = [_on_device(device, path, backend, workers, args) for device in _devices(args.device, backend)]
@@ -52,22 +52,22 @@ def run(args: argparse.Namespace) -> int:
 
 def source(text: str, config: "Config") -> tuple[str, Path, str]:
     """Title, model's file and backend's name of what a person named: a file, a bundle's folder, or one of this box."""
-    from appliance import assembly
+    from appliance import computing
     from appliance.inference import cards, models
 
     path = Path(text)
     if path.suffix in cards.SUFFIXES and path.is_file():
         return path.name, path, ""
     bundle = (
-        models.load(path, named=False) if path.is_dir() else models.load(assembly.library(config).find(text).folder)
+        models.load(path, named=False) if path.is_dir() else models.load(computing.library(config).find(text).folder)
     )
     return f"{bundle.card.name}@{bundle.card.version}", bundle.model, bundle.card.backend
 
 
 def _devices(only: str | None, backend: "Backend") -> list[dict[str, Any]]:
-    from appliance import assembly
+    from appliance import computing
 
-    known = assembly.devices_for(backend)()
+    known = computing.devices_for(backend)()
     chosen = [one for one in known if (one.device == only if only else one.present)]
     if not chosen:
         names = ", ".join(one.device for one in known)

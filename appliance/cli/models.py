@@ -64,10 +64,10 @@ def _verb(verbs: Any, name: str, run: Any, summary: str) -> argparse.ArgumentPar
 
 
 def run_list(args: argparse.Namespace) -> int:
-    from appliance import assembly
+    from appliance import computing
 
     config, _ = instance.configuration(args)
-    entries, problems = assembly.library(config).survey()
+    entries, problems = computing.library(config).survey()
     served, planned = _served(config) or {}, _planned_device(config)
     rows = [{**_summary(entry), **_whereabouts(entry, served, planned)} for entry in entries]
     if args.json:
@@ -80,11 +80,11 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    from appliance import assembly
+    from appliance import computing
     from appliance.inference import models
 
     config, _ = instance.configuration(args)
-    entry = assembly.library(config).find(args.model)
+    entry = computing.library(config).find(args.model)
     bundle = models.load(entry.folder)
     shown = {**_summary(entry), **_whereabouts(entry, _served(config) or {}, ""), "folder": str(entry.folder)}
     if args.json:
@@ -136,11 +136,11 @@ async def _look(config: "Config") -> Any:
 
 
 def _planned_device(config: "Config") -> str:
-    from appliance import assembly
+    from appliance import computing
     from appliance.inference import policy
 
-    backend = assembly.inference_backend(config)
-    wishes = policy.wishes(assembly.inference_terms(config).devices, assembly.devices_for(backend)())
+    backend = computing.inference_backend(config)
+    wishes = policy.wishes(computing.inference_terms(config).devices, computing.devices_for(backend)())
     return next(wish.device for wish in wishes if not wish.reason)
 
 
@@ -186,14 +186,14 @@ def _plain_card(entry: "Entry") -> Any:
 
 
 def run_add(args: argparse.Namespace) -> int:
-    from appliance import assembly
+    from appliance import computing
     from appliance.inference import inspection
 
     config, _ = instance.configuration(args)
-    library = assembly.library(config)
+    library = computing.library(config)
     with _bundle_of(args.source, args.card, config) as folder:
         entry, new = library.add(
-            folder, lambda bundle: inspection.check(bundle, assembly.inference_backend(config, bundle.card.backend))
+            folder, lambda bundle: inspection.check(bundle, computing.inference_backend(config, bundle.card.backend))
         )
     if args.use:
         library.use(entry)
@@ -210,7 +210,7 @@ def run_add(args: argparse.Namespace) -> int:
 @contextmanager
 def _bundle_of(source: Path, card: Path | None, config: "Config") -> Iterator[Path]:
     """The source itself where it is a bundle, else a bundle made of the file and its card."""
-    from appliance import assembly
+    from appliance import computing
     from appliance.inference import cards, inspection, models
 
     if source.is_dir():
@@ -226,16 +226,16 @@ def _bundle_of(source: Path, card: Path | None, config: "Config") -> Iterator[Pa
     with tempfile.TemporaryDirectory(prefix="millwright-") as name:
         folder = Path(name)
         model = cards.copy_model(source, folder)
-        backend = assembly.inference_backend(config, cards.backend_of(card))
+        backend = computing.inference_backend(config, cards.backend_of(card))
         cards.complete(folder, card, *inspection.look(model, backend))
         yield folder
 
 
 def run_use(args: argparse.Namespace) -> int:
-    from appliance import assembly
+    from appliance import computing
 
     config, _ = instance.configuration(args)
-    library = assembly.library(config)
+    library = computing.library(config)
     entry = library.previous(args.model) if args.previous else library.find(args.model)
     library.use(entry)
     effects = list(_effects(entry, config))
@@ -250,9 +250,9 @@ def run_use(args: argparse.Namespace) -> int:
 
 def _effects(entry: "Entry", config: "Config") -> Iterator[str]:
     """When those who compute with a model of this name take the new version up."""
-    from appliance import assembly
+    from appliance import computing
 
-    choice = assembly.detector_choice(config)
+    choice = computing.detector_choice(config)
     name, _, version = (config.detect.model or choice.name).partition("@")
     if name == entry.card.name and version:
         yield f"the detector keeps {config.detect.model}, which `detect.model` names"
@@ -265,10 +265,10 @@ def _effects(entry: "Entry", config: "Config") -> Iterator[str]:
 
 
 def run_remove(args: argparse.Namespace) -> int:
-    from appliance import assembly
+    from appliance import computing
 
     config, _ = instance.configuration(args)
-    library = assembly.library(config)
+    library = computing.library(config)
     entry = library.find(args.model)
     _refuse_used(entry, config, library)
     library.remove(entry)
@@ -281,9 +281,9 @@ def run_remove(args: argparse.Namespace) -> int:
 
 def _refuse_used(entry: "Entry", config: "Config", library: "Library") -> None:
     """ModelError for what the configuration or a running service uses."""
-    from appliance import assembly
+    from appliance import computing
 
-    if config.detect.model and assembly.detector_folder(config).resolve() == entry.folder.resolve():
+    if config.detect.model and computing.detector_folder(config).resolve() == entry.folder.resolve():
         raise ModelError(f"{entry.title} is in use: `detect.model` names it", "Name another one there first.")
     for reference in config.infer.models:
         if reference == entry.title or (reference == entry.card.name and entry.current):

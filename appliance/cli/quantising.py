@@ -48,13 +48,13 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from appliance import assembly
+    from appliance import computing
     from appliance.services.words import json_text
 
     config, _ = instance.configuration(args)
     source = _source(args.source, config)
     _check_out(args.out, source)
-    backend = assembly.inference_backend(config)
+    backend = computing.inference_backend(config)
     with tempfile.TemporaryDirectory(prefix="millwright-") as name:
         small = Path(name) / "model.xml"
         report = _quantised(args, config, source, backend, small)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _source(text: str, config: "Config") -> _Source:
-    from appliance import assembly
+    from appliance import computing
     from appliance.inference import cards, models
 
     path = Path(text)
@@ -79,7 +79,7 @@ def _source(text: str, config: "Config") -> _Source:
     if path.is_dir():
         bundle = models.load(path, named=False)
     else:
-        bundle = models.load(assembly.library(config).find(text).folder)
+        bundle = models.load(computing.library(config).find(text).folder)
     return _Source(f"{bundle.card.name}@{bundle.card.version}", bundle.model, bundle.card)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from appliance import assembly
+from appliance import computing
 from appliance.bus.port import Message
 from appliance.config.load import load
 from appliance.connectors._pace import REAL, Metronome
@@ -105,7 +105,7 @@ latency_ratio = 1000
         self.told: dict[str, Command] = {}  # of each bundle, the newest
         self._heard = asyncio.Condition()
         self.number = 1
-        self.library = assembly.library(load(self.site.config)[0])
+        self.library = computing.library(load(self.site.config)[0])
         self.first = self.library.add(self.publish_now().folder)[0].digest
 
     def publish_now(self) -> "Made":

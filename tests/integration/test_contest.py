@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def begun(box: "Box", second: str = "waves@2.0.0", salt: str = "1", share: float = 50) -> list[str]:
     """A library with two versions of a model; their hashes."""
-    from appliance import assembly
+    from appliance import computing
     from appliance.config.load import load
 
     with box.config.open("a") as file:
         file.write('[detect]\nmodel = "waves@1.0.0"\ndevice = "CPU"\n')
         file.write(f'[contest]\nmodel = "{second}"\nsalt = "{salt}"\nshare_percent = {share}\n')
-    library = assembly.library(load(box.config)[0])
+    library = computing.library(load(box.config)[0])
     folders = [
         bundles.waves(box.folder / f"draft-{version}", version, waves, "")
         for version, waves in (("1.0.0", 8), ("2.0.0", 9))

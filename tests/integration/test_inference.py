@@ -15,7 +15,7 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from appliance import assembly
+from appliance import computing
 from appliance.config.schema import Config
 from appliance.errors import DeviceError, ModelError
 from appliance.inference import engine, models, probe
@@ -348,7 +348,7 @@ def test_a_tflite_bundle_works_on_either_backend(tmp_path: Path) -> None:
     for plugin in (litert, openvino):
         judge = engine.start(bundle, plugin.create(plugin.Settings()), Terms(devices=("CPU",)))
         np.testing.assert_allclose(judge.run({"given": rows})["left"], rows @ weights, rtol=1e-4, atol=1e-4)
-    assert assembly.inference_backend(Config(), bundle.card.backend).name == "litert"
+    assert computing.inference_backend(Config(), bundle.card.backend).name == "litert"
 
 
 def test_a_bundle_that_the_backend_does_not_load_is_refused() -> None:

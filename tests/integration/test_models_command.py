@@ -10,7 +10,7 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from appliance import assembly
+from appliance import computing
 from appliance.__main__ import main
 from appliance.config.load import load
 from appliance.inference import models
@@ -192,7 +192,7 @@ def test_what_the_detector_uses_is_not_removed(box: Box) -> None:
     assert code == 1
     assert "`detect.model` names it" in err
     config, _ = load(box.folder / "box.toml")
-    assert assembly.detector_folder(config) == box.library.current("windows")
+    assert computing.detector_folder(config) == box.library.current("windows")
 
 
 def test_an_unknown_model_is_told_with_the_nearest(box: Box) -> None:

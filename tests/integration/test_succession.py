@@ -22,11 +22,11 @@ def add(plant: Plant, box: "Box", version: str, waves: int = 8, manner: str = ""
 
 def started(box: "Box") -> None:
     prepared(box)
-    from appliance import assembly
+    from appliance import computing
     from appliance.config.load import load
 
     folder = bundles.waves(box.folder / "draft", "1.0.0")
-    assembly.library(load(box.config)[0]).add(folder)
+    computing.library(load(box.config)[0]).add(folder)
 
 
 async def balanced(plant: Plant) -> None:

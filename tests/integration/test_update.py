@@ -25,12 +25,12 @@ looks = 60
 
 
 def started(box: "Box", settings: str = SETTINGS) -> None:
-    from appliance import assembly
+    from appliance import computing
     from appliance.config.load import load
 
     with box.config.open("a") as file:
         file.write(settings)
-    assembly.library(load(box.config)[0]).add(bundles.waves(box.folder / "draft", "1.0.0"))
+    computing.library(load(box.config)[0]).add(bundles.waves(box.folder / "draft", "1.0.0"))
 
 
 async def applied(plant: Plant, box: "Box", version: str, waves: int = 9, manner: str = "", **more: Any) -> str:

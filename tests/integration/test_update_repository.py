@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from appliance import assembly
+from appliance import assembly, computing
 from appliance.bus.mqtt import MqttBus
 from appliance.config.load import load
 from appliance.errors import ConfigError
@@ -60,7 +60,7 @@ class Site:
         """The box runs the first version; its hash."""
         self.configure(more, **settings)
         folder = self.box.folder / "made-1.0.0"
-        return assembly.library(load(self.box.config)[0]).add(folder)[0].digest
+        return computing.library(load(self.box.config)[0]).add(folder)[0].digest
 
     def publish(self, version: str, waves: int = 9, manner: str = "") -> Bundle:
         """With deltas from what was published before."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from appliance import assembly
+from appliance import computing
 from appliance.config.load import load
 from appliance.events.schema import CommandState
 from ota import sealed
@@ -74,5 +74,5 @@ def test_a_fleets_model_is_opened_by_the_vault_and_installed(box: "Box") -> None
 
     with serving(publisher.workshop.repository) as server:
         configured(box, publisher, server.url)
-        assembly.library(load(box.config)[0]).add(bundles.waves(box.folder / "made-1.0.0", "1.0.0"))
+        computing.library(load(box.config)[0]).add(bundles.waves(box.folder / "made-1.0.0", "1.0.0"))
         asyncio.run(scenario())
