@@ -3,7 +3,8 @@
     millwright-publish key FILE                            a key of one's own, and FILE.pub for the others
     millwright-publish fleetkey FILE                       a key that a fleet opens its models with, and FILE.pub
     millwright-publish init WORKSHOP --fleet F ...         the roles and who signs them
-    millwright-publish add WORKSHOP BUNDLE --fleet F       a model; or --image FILE NAME VERSION
+    millwright-publish add WORKSHOP BUNDLE --fleet F       a model
+    millwright-publish add WORKSHOP FILE.image --system    a release of the system, its parts beside it
     millwright-publish delta WORKSHOP --fleet F NAME       deltas from the last versions, where they are worth it
     millwright-publish campaign WORKSHOP --fleet F FILE    who takes which version, and when
     millwright-publish seal WORKSHOP --fleet F --to FILE   models of this fleet are encrypted from now on
@@ -32,7 +33,7 @@ from ota import courier
 from ota.courier import Receipt
 from ota.errors import OtaError, PublishError
 from ota.manifest import Needs
-from ota.publish import founding, goods, keys, pruning, returns, sealing
+from ota.publish import founding, goods, keys, pruning, returns, sealing, systems
 from ota.publish.founding import People
 from ota.publish.workshop import Settings, Workshop
 from ota.trust import OS_RELEASE, models_role
@@ -124,9 +125,9 @@ def _trainers(options: argparse.Namespace, fleet: str) -> list[str]:
 
 def _add(options: argparse.Namespace) -> None:
     workshop, needs = Workshop(options.workshop), Needs(options.millwright, options.memory, tuple(options.feature))
-    if options.image:
-        name, version = options.image
-        goods.add_image(workshop, name, version, options.source, needs)
+    if options.system:
+        release = systems.add(workshop, options.source)
+        print(f"{release.name} {release.version}: root {release.root.sha256}")
     else:
         added = goods.add_bundle(workshop, _fleet(options), options.source, needs)
         print(f"{added.name} {added.version}: {added.bundle}")
@@ -281,10 +282,10 @@ def _parser() -> argparse.ArgumentParser:
         init.add_argument(f"--{what}", action="append", metavar="FLEET=KEY")
     init.add_argument("--make-keys", type=Path, metavar="FOLDER", help="make all keys here: to try it out")
 
-    add = _verb(verbs, "add", _add, "add a model, or an image of the system")
-    add.add_argument("source", type=Path, metavar="BUNDLE|FILE")
+    add = _verb(verbs, "add", _add, "add a model, or a release of the system")
+    add.add_argument("source", type=Path, metavar="BUNDLE|FILE.image")
     add.add_argument("--fleet", metavar="NAME")
-    add.add_argument("--image", nargs=2, metavar=("NAME", "VERSION"), help="the source is an image of the system")
+    add.add_argument("--system", action="store_true", help="a release of the system, made by `python -m ota.system`")
     add.add_argument("--millwright", default="0.0", metavar="VERSION", help="the oldest that can use it")
     add.add_argument("--memory", type=int, default=0, metavar="BYTES", help="that it takes")
     add.add_argument("--feature", action="append", default=[], help="that a box must have")

@@ -1,4 +1,4 @@
-"""What goes into a repository: bundles, deltas between them, images, campaigns; and what goes on a stick."""
+"""What goes into a repository: bundles, deltas between them, campaigns; and what goes on a stick."""
 
 import shutil
 import tempfile
@@ -16,8 +16,8 @@ from ota import bundle, campaign, courier, durable, manifest
 from ota.campaign import Campaign, Progress
 from ota.courier import Receipt
 from ota.errors import PublishError
-from ota.manifest import Bundle, Content, Delta, Image, Needs
-from ota.publish import sealing
+from ota.manifest import Bundle, Content, Delta, Needs
+from ota.publish import sealing, systems
 from ota.publish.workshop import Workshop
 from ota.trust import OS_RELEASE, models_role, role_of
 
@@ -38,7 +38,7 @@ class Made:
     kept: bool
 
 
-# ---- bundles and images ---------------------------------------------------------------------------------------------
+# ---- bundles --------------------------------------------------------------------------------------------------------
 
 
 def add_bundle(workshop: Workshop, fleet: str, folder: Path, needs: Needs) -> Bundle:
@@ -70,14 +70,6 @@ def _put(workshop: Workshop, fleet: str, content: Bundle | Delta, file: Path) ->
         target = file.with_name(f"{file.name}.sealed")
         content, file = sealing.seal(content, fleet, lines, file, target), target
     return workshop.put(file, path, manifest.custom(content))
-
-
-def add_image(workshop: Workshop, name: str, version: str, image: Path, needs: Needs) -> Image:
-    content = Image(name, version, needs)
-    path = manifest.path_of(content, "")
-    target = workshop.put(image, path, manifest.custom(content))
-    _stage(workshop, OS_RELEASE, workshop.targets(OS_RELEASE), target)
-    return content
 
 
 def _stage(workshop: Workshop, role: str, targets: Targets, target: TargetFile) -> None:
@@ -237,14 +229,14 @@ def prepare_stick(
         if path.name != "timestamp.json" and not path.name.endswith(".snapshot.json"):
             shutil.copyfile(path, metadata / path.name)
     copied, places = 0, set[Path]()
-    for target in _goods(workshop, fleets):
-        place = targets / workshop.place(target).relative_to(workshop.repository / "targets")
+    for file in _files(workshop, fleets):
+        place = targets / file.relative_to(workshop.repository / "targets")
         places.add(place)
-        if not place.is_file() or place.stat().st_size != target.length:
+        if not place.is_file() or place.stat().st_size != file.stat().st_size:
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(workshop.place(target), place)
+            shutil.copyfile(file, place)
             durable.sync_file(place)
-        copied += target.length
+        copied += place.stat().st_size
     for path in targets.rglob("*"):
         if path.is_file() and path not in places:  # of an earlier time: a stick is small
             path.unlink()
@@ -253,6 +245,14 @@ def prepare_stick(
     long = {Snapshot.type: days, Timestamp.type: days}
     workshop.move(metadata, [signer], versions, long, courier=True)
     return copied
+
+
+def _files(workshop: Workshop, fleets: Iterable[str] | None) -> list[Path]:
+    """Of the published targets, and the parts that they name: each once."""
+    found: dict[Path, None] = {}
+    for target in _goods(workshop, fleets):
+        found |= dict.fromkeys((workshop.place(target), *systems.parts(workshop, target)))
+    return list(found)
 
 
 def _goods(workshop: Workshop, fleets: Iterable[str] | None) -> list[TargetFile]:

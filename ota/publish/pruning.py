@@ -16,6 +16,7 @@ from tuf.api.metadata import Metadata, Root, Targets, Timestamp
 
 from ota import durable, manifest
 from ota.manifest import Bundle
+from ota.publish import systems
 from ota.publish.workshop import Workshop
 
 GRACE_DAYS = 7.0
@@ -36,7 +37,7 @@ def prune(workshop: Workshop, grace_s: float, now_s: float | None = None, rehear
     kept, plain = set[Path](), set[Path]()
     for signed in _counting(workshop, set(metadata)):
         for target in signed.targets.values():
-            kept.add(workshop.place(target))
+            kept.update((workshop.place(target), *systems.parts(workshop, target)))
             content = manifest.read(target.custom)
             if isinstance(content, Bundle):
                 plain.add(workshop.plain(content.bundle))

@@ -134,6 +134,14 @@ class Workshop:
         _copy(source, self.place(target))
         return target
 
+    def put_part(self, source: Path, place: str) -> None:
+        """A file that a target names by its hash, and nothing else does."""
+        _copy(source, self.part(place))
+
+    def part(self, place: str) -> Path:
+        """`place` is below `targets`."""
+        return self.repository / "targets" / place
+
     def keep_plain(self, packed: Path, digest: str) -> None:
         """A bundle that nobody can take from the repository again."""
         _copy(packed, self.plain(digest))

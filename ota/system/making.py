@@ -1,7 +1,7 @@
 """Makes the files of a release, on the machine that builds images: packed parts, differences, and what is to be signed.
 
-OUT/<name>-<version>.image     to be added to a repository as a target of that path, and as `<name>.newest.image`
-OUT/parts/<sha256>             to lie below `targets/os/parts/`
+OUT/<name>-<version>.image     what `millwright-publish add --system` adds to a repository
+OUT/parts/<sha256>             what it names
 """
 
 import hashlib

@@ -100,8 +100,9 @@ def test_nor_the_top_role_itself(publisher: Publisher, server: Server, box: Box,
 
 
 def test_os_release_ships_the_image(publisher: Publisher, server: Server, box: Box, tmp_path: Path) -> None:
-    (file := tmp_path / "box.image").write_bytes(b"boot me")
-    goods.add_image(publisher.workshop, "box", "2.0", file, manifest.Needs())
+    role = publisher.workshop.targets(OS_RELEASE)
+    role.targets[IMAGE] = image(publisher, tmp_path)
+    publisher.workshop.stage(OS_RELEASE, role)
     publisher.publish()
     with box.trust().view(server.repository().metadata) as view:
         found = view.find(IMAGE)

@@ -16,12 +16,11 @@ from appliance.__main__ import main as millwright
 from appliance.cli import systems
 from appliance.config.load import load
 from hardware.slots.fake import FakeSlots
-from ota.publish import goods
+from ota.publish import systems as publishing
 from ota.system import making, updater
 from ota.system import release as releases
-from ota.trust import OS_RELEASE
 from tests.systems import Maker, root
-from tests.updates import NO_NEEDS, Publisher, Server, serving
+from tests.updates import Publisher, Server, serving
 
 NAME = "millwright-x86-64"
 pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the releases of these tests are for x86-64")
@@ -55,15 +54,8 @@ class Site:
         out = self.folder / "out"
         release = change(making.make(NAME, "x86-64", new, out, (old,), level=1))
         (out / f"{NAME}-{version}.image").write_bytes(releases.encode(release))
-        workshop = self.publisher.workshop
-        goods.add_image(workshop, NAME, version, out / f"{NAME}-{version}.image", NO_NEEDS)
-        newest = workshop.put(out / f"{NAME}-{version}.image", releases.newest(NAME), {})
-        goods._stage(workshop, OS_RELEASE, workshop.targets(OS_RELEASE), newest)
+        publishing.add(self.publisher.workshop, out / f"{NAME}-{version}.image")
         self.publisher.publish()
-        parts = workshop.repository / "targets" / releases.PARTS
-        parts.parent.mkdir(parents=True, exist_ok=True)
-        if not parts.exists():
-            parts.symlink_to(out / "parts")
         return release
 
     def run(self, *words: str) -> tuple[int, str]:
@@ -201,7 +193,7 @@ def test_what_runs_and_is_not_wanted_goes_back(site: Site) -> None:
 
 def test_a_server_that_gives_other_bytes_than_the_signed_ones(site: Site) -> None:
     way = site.publish("1.2", 2).root.ways[1]
-    (site.folder / "out/parts" / way.sha256).write_bytes(b"x" * way.length)
+    site.publisher.workshop.part(way.place).write_bytes(b"x" * way.length)
     code, said = site.run("apply")
     assert code == 1
     assert "not the signed ones" in said
