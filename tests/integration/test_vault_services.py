@@ -290,11 +290,12 @@ class TestConnectors:
     def given(self, box: Box, monkeypatch: pytest.MonkeyPatch) -> Reveal:
         """The way to secrets that a connector with a password is made with."""
         configured(box, None)
-        config, _ = load(box.config)
+        config, document = load(box.config)
         plugin = SimpleNamespace(Settings=self.Settings, create=lambda settings, reveal: reveal)
         monkeypatch.setattr(plugins, "load", lambda package, name: plugin)
-        made: Reveal = assembly.connector("opcua", self.Settings(), config)  # type: ignore[assignment]  # as create does
-        return made
+        made: Any = assembly.connector("opcua", self.Settings(), config, document, lambda _: None)
+        given: Reveal = made  # as create does
+        return given
 
     @played
     async def test_one_that_declares_a_secret_is_given_the_way_to_it(
