@@ -38,7 +38,7 @@ LADDER = (
 STEP_S, LATE_S, TRIES = 2.5, 0.4, 3  # what is 16 % too fast is so late in the end
 LEEWAY = 5000  # messages that may be under way at any rate
 KEPT_RATE = 0.97  # of the rate that was asked for: below, the generator or the broker is the limit
-LATENCY_S, P99_GOAL_MS = 4.0, 10.0
+LATENCY_RUNS, LATENCY_S, P99_GOAL_MS = 5, 4.0, 10.0
 MEMORY_S = 12.0  # until the demonstration has filled its windows
 MEMORY_GOALS = {"ingest": 35.0, "detect": 125.0, "all": 150.0}  # MB
 
@@ -118,10 +118,15 @@ def _keeps_up(contestant: Contestant, rate: int) -> bool:
 
 
 def _measure_latency(contestant: Contestant) -> None:
+    """Medians of some runs: in a single one the machine may do something else for 40 ms, which is the p99 of 4 s."""
     rate = max(contestant.highest // 2, LADDER[0])
-    _, run = contestant.measured(partial(contestant.sender.paced, rate, LATENCY_S))
-    if run.latencies_ms:
-        contestant.p50_ms, contestant.p99_ms = percentile(run.latencies_ms, 0.5), percentile(run.latencies_ms, 0.99)
+    runs = [contestant.measured(partial(contestant.sender.paced, rate, LATENCY_S))[1] for _ in range(LATENCY_RUNS)]
+    found = [run.latencies_ms for run in runs if run.latencies_ms]
+    if found:
+        contestant.p50_ms = median([percentile(one, 0.5) for one in found])
+        contestant.p99_ms = median([percentile(one, 0.99) for one in found])
+        each = ", ".join(f"{percentile(one, 0.99):.1f}" for one in found)
+        _say(f"{contestant.name} at {rate:,} messages/s: p99 of each run {each} ms")
 
 
 def _memory(folder: Path, field: Sequence[Contestant]) -> dict[str, float]:
