@@ -7,6 +7,7 @@ imports what is slow to import inside `run`: the help must not wait for it.
 SHARED = frozenset(
     {
         "accelerators",
+        "asking",
         "auditing",
         "certifying",
         "custody",

@@ -5,20 +5,17 @@ training. `normal ASSET` without an alarm says that the asset was healthy while 
 """
 
 import argparse
-import getpass
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli import history, instance
-from appliance.errors import BusError, MillwrightError
+from appliance.cli import asking, history, instance
+from appliance.errors import BusError
 
 if TYPE_CHECKING:
     from appliance.config.schema import Config
-    from appliance.events.schema import Alarm, Command
+    from appliance.events.schema import Alarm
 
 WAITING = 4  # exit code of `list`: an alarm waits to be acknowledged
-ANSWER_S = 10.0
 MOST_MINUTES = 31 * 24 * 60  # that detect shelves an alarm for
 
 _CODES = f"""exit codes of 'list':
@@ -175,18 +172,16 @@ def run_labels(args: argparse.Namespace) -> int:
 
 
 def run_verb(args: argparse.Namespace) -> int:
-    from appliance.events.schema import CommandState
-    from appliance.services.words import json_text, printable
+    from appliance.services.words import printable
 
-    config, _ = instance.configuration(args)
-    command = instance.play(_ask(config, args))
+    details = {"alarm": args.alarm}
+    if args.verb == "shelve":
+        details["minutes"] = args.minutes
+    details |= {name: at for name, at in _times(args).items() if at is not None}
+    command = asking.ask(args, "detect", args.verb, details, args.by)
     if args.json:
-        failed = {"reason": command.reason} if command.state is CommandState.FAILED else {}
-        print(json_text({"state": command.state.value, **command.result, **failed}))
-        return 1 if failed else 0
-    if command.state is CommandState.FAILED:
-        message, _, remedy = command.reason.partition("\n  -> ")
-        raise MillwrightError(printable(message), printable(remedy))
+        return asking.print_json(command)
+    asking.granted(command)
     result = {name: printable(str(value)) for name, value in command.result.items()}
     alarm = f"alarm {result['alarm']} is " if result.get("alarm") else ""
     verdict = f", called {result['verdict']}" if "verdict" in result else ""
@@ -202,17 +197,6 @@ def _times(args: argparse.Namespace) -> dict[str, int | None]:
     return {name: history.moment(f"--{name}", text, now) if text else None for name, text in asked.items()}
 
 
-async def _ask(config: "Config", args: argparse.Namespace) -> "Command":
-    from appliance.services import commands
-
-    details = {"alarm": args.alarm}
-    if args.verb == "shelve":
-        details["minutes"] = args.minutes
-    details |= {name: at for name, at in _times(args).items() if at is not None}
-    async with instance.session(config) as bus:
-        return await commands.ask(bus, "detect", args.verb, details, args.by or login(), ANSWER_S)
-
-
 def _minutes(text: str) -> float:
     try:
         minutes = float(text)
@@ -221,13 +205,3 @@ def _minutes(text: str) -> float:
     if not 0 < minutes <= MOST_MINUTES:
         raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most {MOST_MINUTES} (31 days)")
     return minutes
-
-
-def login() -> str:
-    """Who sits at the terminal; sudo does not hide them."""
-    if name := os.environ.get("SUDO_USER"):
-        return name
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return f"uid {os.getuid()}"

@@ -12,14 +12,9 @@ when the time that you have set is over: whoever ends at the first difference fi
 """
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from appliance.cli import instance
-from appliance.errors import MillwrightError
-
-if TYPE_CHECKING:
-    from appliance.config.schema import Config
-    from appliance.events.schema import Command
+from appliance.cli import asking
 
 ANSWER_S = 60.0  # thousands of assets are dealt anew many times
 
@@ -36,15 +31,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
-    from appliance.events.schema import CommandState
-    from appliance.services.words import json_text, printable
+    from appliance.services.words import json_text
 
-    config, _ = instance.configuration(args)
-    command = instance.play(_ask(config))
-    if command.state is CommandState.FAILED:
-        message, _, remedy = command.reason.partition("\n  -> ")
-        raise MillwrightError(printable(message), printable(remedy))
-    print(json_text(command.result) if args.json else "\n".join(lines(command.result)))
+    told = asking.result(args, "detect", "contest", {}, answer_s=ANSWER_S)
+    print(json_text(told) if args.json else "\n".join(lines(told)))
     return 0
 
 
@@ -79,11 +69,3 @@ def _measure(one: dict[str, Any]) -> tuple[str, str, str, str]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
-
-
-async def _ask(config: "Config") -> "Command":
-    from appliance.cli.alarms import login
-    from appliance.services import commands
-
-    async with instance.session(config) as bus:
-        return await commands.ask(bus, "detect", "contest", {}, login(), ANSWER_S)

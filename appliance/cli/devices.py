@@ -17,15 +17,13 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli import certifying, instance
+from appliance.cli import asking, certifying, instance
 from appliance.errors import BusError, EventError, MillwrightError
 
 if TYPE_CHECKING:
     from appliance.bus.port import Bus
     from appliance.config.schema import Config
-    from appliance.events.schema import Command, Device
-
-ANSWER_S = 10.0
+    from appliance.events.schema import Device
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -110,27 +108,17 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_verb(args: argparse.Namespace) -> int:
-    from appliance.events.schema import CommandState
-    from appliance.services.words import json_text, printable
+    from appliance.services.words import printable
 
-    config, _ = instance.configuration(args)
     asked: dict[str, Any] = {"device": args.device}
     if args.verb == "rename":
         asked["name"] = args.name
     elif args.verb == "ignore":
         asked["ignored"] = not args.undo
-    command = instance.play(_ask(config, args.verb, asked))
-    failed = command.state is CommandState.FAILED
+    command = asking.ask(args, "ingest", args.verb, asked)
     if args.json:
-        print(
-            json_text(
-                {"state": command.state.value, **command.result, **({"reason": command.reason} if failed else {})}
-            )
-        )
-        return 1 if failed else 0
-    if failed:
-        message, _, remedy = command.reason.partition("\n  -> ")
-        raise MillwrightError(printable(message), printable(remedy))
+        return asking.print_json(command)
+    asking.granted(command)
     result = {name: printable(str(value)) for name, value in command.result.items()}
     print(_said(args, result))
     return 0
@@ -145,14 +133,6 @@ def _said(args: argparse.Namespace, result: dict[str, str]) -> str:
         case "ignore":
             return f"{result['asset']}: its readings are left out."
     return f"{result['asset']} is forgotten; if it still speaks it is found anew."
-
-
-async def _ask(config: "Config", verb: str, asked: dict[str, Any]) -> "Command":
-    from appliance.cli.alarms import login
-    from appliance.services import commands
-
-    async with instance.session(config) as bus:
-        return await commands.ask(bus, "ingest", verb, asked, login(), ANSWER_S)
 
 
 async def _devices(config: "Config") -> "list[tuple[str, Device]]":

@@ -3,12 +3,11 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli import instance
-from appliance.errors import BusError, MillwrightError
+from appliance.cli import asking, instance
+from appliance.errors import BusError
 
 if TYPE_CHECKING:
     from appliance.config.schema import Config
-    from appliance.events.schema import Command
 
 ANSWER_S = 45.0
 _CODES = """exit codes:
@@ -65,7 +64,7 @@ def run_status(args: argparse.Namespace) -> int:
 def run_test(args: argparse.Namespace) -> int:
     from appliance.services.words import json_text, printable
 
-    told = _asked(args).result
+    told = _asked(args)
     if args.json:
         print(json_text(told))
     else:
@@ -81,7 +80,7 @@ def run_test(args: argparse.Namespace) -> int:
 def run_turn(args: argparse.Namespace) -> int:
     from appliance.services.words import json_text
 
-    told = _asked(args).result
+    told = _asked(args)
     if args.json:
         print(json_text(told))
     else:
@@ -117,24 +116,8 @@ def _table(found: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _asked(args: argparse.Namespace) -> "Command":
-    from appliance.events.schema import CommandState
-    from appliance.services.words import printable
-
-    config, _ = instance.configuration(args)
-    command = instance.play(_ask(config, args.verb, {"name": args.name}))
-    if command.state is CommandState.FAILED:
-        message, _, remedy = command.reason.partition("\n  -> ")
-        raise MillwrightError(printable(message), printable(remedy))
-    return command
-
-
-async def _ask(config: "Config", verb: str, asked: dict[str, Any]) -> "Command":
-    from appliance.cli.alarms import login
-    from appliance.services import commands
-
-    async with instance.session(config) as bus:
-        return await commands.ask(bus, "forward", verb, asked, login(), ANSWER_S)
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    return asking.result(args, "forward", args.verb, {"name": args.name}, answer_s=ANSWER_S)
 
 
 async def _look(config: "Config") -> Any:

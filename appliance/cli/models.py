@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli import instance, measuring, quantising
-from appliance.errors import BusError, MillwrightError, ModelError
+from appliance.cli import asking, instance, measuring, quantising
+from appliance.errors import BusError, ModelError
 
 if TYPE_CHECKING:
     from appliance.config.schema import Config
-    from appliance.events.schema import Command
     from appliance.inference.library import Entry, Library
 
 LOAD_S = 1200.0  # an NPU's first compilation takes minutes
@@ -297,28 +296,15 @@ def _refuse_used(entry: "Entry", config: "Config", library: "Library") -> None:
 
 
 def run_serving(args: argparse.Namespace) -> int:
-    from appliance.events.schema import CommandState
     from appliance.services.words import printable
 
-    config, _ = instance.configuration(args)
-    command = instance.play(_ask(config, args.verb, args.model))
-    if command.state is CommandState.FAILED:
-        message, _, remedy = command.reason.partition("\n  -> ")
-        raise MillwrightError(printable(message), printable(remedy))
+    told = asking.result(args, "infer", args.verb, {"model": args.model}, answer_s=LOAD_S)
     if args.json:
-        _print_json(command.result)
+        _print_json(told)
     else:
-        device = f" on {printable(str(command.result['device']))}" if "device" in command.result else ""
+        device = f" on {printable(str(told['device']))}" if "device" in told else ""
         print(f"{args.model} is {args.verb}ed{device}")
     return 0
-
-
-async def _ask(config: "Config", verb: str, model: str) -> "Command":
-    from appliance.cli.alarms import login
-    from appliance.services import commands
-
-    async with instance.session(config) as bus:
-        return await commands.ask(bus, "infer", verb, {"model": model}, login(), LOAD_S)
 
 
 def _print_json(value: Any) -> None:

@@ -1,14 +1,9 @@
 """`millwright points`: set what devices may be told, a switch or a number, where the configuration declares it."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from appliance.cli import instance
-from appliance.errors import MillwrightError
-
-if TYPE_CHECKING:
-    from appliance.config.schema import Config
-    from appliance.events.schema import Command
+from appliance.cli import asking
 
 ANSWER_S = 20.0
 
@@ -36,7 +31,7 @@ def _verb(verbs: Any, name: str, run: Any, summary: str) -> argparse.ArgumentPar
 def run_list(args: argparse.Namespace) -> int:
     from appliance.services.words import amount, columns, json_text, printable
 
-    found = _asked(args, "points", {}).result["points"]
+    found = _asked(args, "points", {})["points"]
     if args.json:
         print(json_text(found))
         return 0
@@ -57,10 +52,9 @@ def run_confirm(args: argparse.Namespace) -> int:
     return _told(args, _asked(args, "confirm", {"word": args.word}))
 
 
-def _told(args: argparse.Namespace, command: "Command") -> int:
+def _told(args: argparse.Namespace, result: dict[str, Any]) -> int:
     from appliance.services.words import json_text, printable
 
-    result = command.result
     if args.json:
         print(json_text(result))
     elif result["done"]:
@@ -70,24 +64,8 @@ def _told(args: argparse.Namespace, command: "Command") -> int:
     return 0
 
 
-def _asked(args: argparse.Namespace, verb: str, asked: dict[str, Any]) -> "Command":
-    from appliance.events.schema import CommandState
-    from appliance.services.words import printable
-
-    config, _ = instance.configuration(args)
-    command = instance.play(_ask(config, verb, asked, args.by))
-    if command.state is CommandState.FAILED:
-        message, _, remedy = command.reason.partition("\n  -> ")
-        raise MillwrightError(printable(message), printable(remedy))
-    return command
-
-
-async def _ask(config: "Config", verb: str, asked: dict[str, Any], by: str) -> "Command":
-    from appliance.cli.alarms import login
-    from appliance.services import commands
-
-    async with instance.session(config) as bus:
-        return await commands.ask(bus, "ingest", verb, asked, by or login(), ANSWER_S)
+def _asked(args: argparse.Namespace, verb: str, asked: dict[str, Any]) -> dict[str, Any]:
+    return asking.result(args, "ingest", verb, asked, args.by, ANSWER_S)
 
 
 def _value(text: str) -> bool | float:

@@ -5,14 +5,8 @@ millwright simulate none            it ends
 """
 
 import argparse
-from typing import TYPE_CHECKING
 
-from appliance.cli import instance
-from appliance.errors import MillwrightError
-
-if TYPE_CHECKING:
-    from appliance.config.schema import Config
-    from appliance.events.schema import Command
+from appliance.cli import asking
 
 DEMO_ASSET = "demo/pump"
 
@@ -33,29 +27,12 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
-    from appliance.events.schema import CommandState
-    from appliance.services.words import json_text, printable
-
-    config, _ = instance.configuration(args)
-    answer = instance.play(_ask(config, args.fault, args.asset))
-    failed = answer.state is CommandState.FAILED
+    answer = asking.ask(args, "ingest", "inject", {"fault": args.fault, "asset": args.asset})
     if args.json:
-        reason = {"reason": answer.reason} if failed else {}
-        print(json_text({"state": answer.state.value, **answer.result, **reason}))
-        return 1 if failed else 0
-    if failed:
-        message, _, remedy = answer.reason.partition("\n  -> ")
-        raise MillwrightError(printable(message), printable(remedy))
+        return asking.print_json(answer)
+    asking.granted(answer)
     if args.fault == "none":
         print(f"{args.asset}: healthy again")
     else:
         print(f"{args.asset}: {args.fault} begins; it shows in {' and '.join(answer.result['shows'])}")
     return 0
-
-
-async def _ask(config: "Config", fault: str, asset: str) -> "Command":
-    from appliance.cli.alarms import login
-    from appliance.services import commands
-
-    async with instance.session(config) as bus:
-        return await commands.ask(bus, "ingest", "inject", {"fault": fault, "asset": asset}, login())

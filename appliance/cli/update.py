@@ -15,12 +15,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli import instance, systemupdates
+from appliance.cli import asking, instance, systemupdates
 from appliance.errors import BusError, MillwrightError
 
 if TYPE_CHECKING:
     from appliance.config.schema import Config
-    from appliance.events.schema import Command
 
 ANSWER_S = 600.0  # what is large is read through before anything is said
 GOES_ON = "It goes on by itself: 'millwright update models status' shows how far it is, 'rollback' gives it up."
@@ -132,7 +131,7 @@ def run_plan(args: argparse.Namespace) -> int:
 
     if not args.what:
         return _run_offers(args)
-    plan = _asked(args, "plan", _wanted(args)).result
+    plan = _asked(args, "plan", _wanted(args))
     if args.json:
         _print_json(plan)
         return 0
@@ -192,7 +191,7 @@ def _run_offers(args: argparse.Namespace) -> int:
     """Look at the repositories now."""
     if args.place:
         raise MillwrightError("--from names where a model comes from", "Name the model, too: plan MODEL --from STICK")
-    told = _asked(args, "look", {}).result
+    told = _asked(args, "look", {})
     if args.json:
         _print_json(told)
         return 0
@@ -205,7 +204,7 @@ def run_apply(args: argparse.Namespace) -> int:
 
     asked = {**_wanted(args), "again": args.again}
     if args.detach:
-        one = _asked(args, "apply", asked).result
+        one = _asked(args, "apply", asked)
         if args.json:
             _print_json(one)
             return 0
@@ -227,7 +226,6 @@ def run_apply(args: argparse.Namespace) -> int:
 async def _apply(config: "Config", asked: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Ask for it, and follow it until it runs."""
     from appliance.cli import following
-    from appliance.cli.alarms import login
     from appliance.cli.following import Followed
     from appliance.services import commands
 
@@ -237,7 +235,7 @@ async def _apply(config: "Config", asked: dict[str, Any], args: argparse.Namespa
         return followed.step == following.PROMOTED and not (args.wait or followed.one["returning"])
 
     async with instance.session(config) as bus:
-        one = _answer(await commands.ask(bus, "update", "apply", asked, login(), ANSWER_S)).result
+        one = asking.granted(await commands.ask(bus, "update", "apply", asked, asking.login(), ANSWER_S))
         followed = Followed(one, settings.looks, 60 * settings.shadow_minutes)
         await following.follow(bus, followed, following.view(args.json), enough)
         return followed.one
@@ -268,7 +266,7 @@ def _wanted(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_pause(args: argparse.Namespace) -> int:
-    answer = _asked(args, "pause", {"paused": not args.resume}).result
+    answer = _asked(args, "pause", {"paused": not args.resume})
     if args.json:
         _print_json(answer)
     else:
@@ -277,7 +275,7 @@ def run_pause(args: argparse.Namespace) -> int:
 
 
 def run_rollback(args: argparse.Namespace) -> int:
-    one = _asked(args, "rollback", {}).result
+    one = _asked(args, "rollback", {})
     if args.json:
         _print_json(one)
     else:
@@ -286,7 +284,7 @@ def run_rollback(args: argparse.Namespace) -> int:
 
 
 def run_history(args: argparse.Namespace) -> int:
-    told = _asked(args, "history", {}).result
+    told = _asked(args, "history", {})
     if args.json:
         _print_json(told)
     else:
@@ -294,28 +292,8 @@ def run_history(args: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(args: argparse.Namespace, verb: str, asked: dict[str, Any]) -> "Command":
-    config, _ = instance.configuration(args)
-    return _answer(instance.play(_ask(config, verb, asked)))
-
-
-def _answer(command: "Command") -> "Command":
-    """MillwrightError where it was refused."""
-    from appliance.events.schema import CommandState
-    from appliance.services.words import printable
-
-    if command.state is CommandState.FAILED:
-        message, _, remedy = command.reason.partition("\n  -> ")
-        raise MillwrightError(printable(message), printable(remedy))
-    return command
-
-
-async def _ask(config: "Config", verb: str, asked: dict[str, Any]) -> "Command":
-    from appliance.cli.alarms import login
-    from appliance.services import commands
-
-    async with instance.session(config) as bus:
-        return await commands.ask(bus, "update", verb, asked, login(), ANSWER_S)
+def _asked(args: argparse.Namespace, verb: str, asked: dict[str, Any]) -> dict[str, Any]:
+    return asking.result(args, "update", verb, asked, answer_s=ANSWER_S)
 
 
 async def _look(config: "Config") -> Any:
