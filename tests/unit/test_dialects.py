@@ -101,6 +101,19 @@ def test_zigbee_values_come_by_name_and_stay_with_the_address(zigbee: Dialect) -
     assert samples(tell(zigbee, "zigbee2mqtt/pump", {"power": 1})) == {"power": 1}
 
 
+def test_zigbee_a_device_that_takes_the_name_of_one_that_is_gone(zigbee: Dialect) -> None:
+    tell(zigbee, "zigbee2mqtt/bridge/devices", [PLUG | {"ieee_address": "0x2"}])
+    assert samples(tell(zigbee, "zigbee2mqtt/hall/plug 1", {"power": 3})) == {"power": 3}
+
+
+def test_zigbee_two_devices_that_swap_their_names(zigbee: Dialect) -> None:
+    other = PLUG | {"ieee_address": "0x2"}
+    for first, second in (("a", "b"), ("b", "a")):
+        tell(zigbee, "zigbee2mqtt/bridge/devices", [PLUG | {"friendly_name": first}, other | {"friendly_name": second}])
+    for name, key in (("b", ADDRESS), ("a", "0x2")):
+        assert tell(zigbee, f"zigbee2mqtt/{name}", {"power": 3}) == [Sample(key, {"power": 3})]
+
+
 def test_zigbee_standing(zigbee: Dialect) -> None:
     topic = "zigbee2mqtt/hall/plug 1/availability"
     assert tell(zigbee, topic, {"state": "offline"}) == [Standing(ADDRESS, False)]
@@ -339,6 +352,21 @@ def test_homeassistant_entities_and_devices() -> None:
     assert tell(dialect, "meter/lwt", b"online") == [Standing("x1", True)]
     assert tell(dialect, "homeassistant/sensor/x1/power/config", b"") == []
     assert tell(dialect, "meter/state", {"p": {"now": 1.5}}) == []
+
+
+def test_homeassistant_entities_of_one_topic_are_written_anew_one_by_one() -> None:
+    dialect = made("homeassistant")
+
+    def announce(point: str) -> list[Outcome]:
+        entry = {"stat_t": "x/state", "val_tpl": f"{{{{ value_json.{point} }}}}", "obj_id": point, "dev": {"ids": "x"}}
+        return tell(dialect, f"homeassistant/sensor/x/{point}/config", entry)
+
+    for _ in range(2):  # as after each connection
+        for point in "abc":
+            announce(point)
+        assert tell(dialect, "x/state", {"a": 1, "b": 2, "c": 3}) == [Sample("x", {"a": 1, "b": 2, "c": 3})]
+    tell(dialect, "homeassistant/sensor/x/b/config", b"")
+    assert tell(dialect, "x/state", {"a": 1, "b": 2, "c": 3}) == [Sample("x", {"a": 1, "c": 3})]
 
 
 def test_homeassistant_device_form() -> None:

@@ -83,7 +83,8 @@ class _Entity(Struct, frozen=True):
     path: tuple[str, ...] | None  # in the payload's JSON; none: the bare payload
     on: str
     off: str
-    command: str = ""
+    command: str
+    entry: str  # the topic that announced it: several may speak on one topic, and be written anew one by one
 
 
 class HomeAssistant:
@@ -139,7 +140,7 @@ class HomeAssistant:
         topics: list[str] = []
         settable: list[str] = []
         for name, one in entities:
-            entity = self._entity(key, name, shared | one)
+            entity = self._entity(topic, key, name, shared | one)
             if isinstance(entity, Refused):
                 yield entity
             elif entity is not None:
@@ -155,7 +156,7 @@ class HomeAssistant:
             yield Facts(key, *facts, units=units, settable=tuple(settable))
             yield Listen(tuple(dict.fromkeys(topics)))
 
-    def _entity(self, key: str, name: str, told: dict[str, Any]) -> tuple[str, _Entity] | Refused | None:
+    def _entity(self, entry: str, key: str, name: str, told: dict[str, Any]) -> tuple[str, _Entity] | Refused | None:
         state = _topic(told, "state_topic")
         kind = told.get("platform")
         if kind not in _KINDS or not state or state.startswith(_ELSEWHERE):
@@ -170,7 +171,7 @@ class HomeAssistant:
         two_valued = kind not in ("sensor", "number")
         on = _json.text(told.get("payload_on")) or ("ON" if two_valued else "")
         off = _json.text(told.get("payload_off")) or ("OFF" if two_valued else "")
-        return state, _Entity(key, point, path if template else None, on, off, _topic(told, "command_topic"))
+        return state, _Entity(key, point, path if template else None, on, off, _topic(told, "command_topic"), entry)
 
     def _follow_availability(self, key: str, told: dict[str, Any]) -> list[str]:
         listed = told.get("availability")
@@ -186,7 +187,10 @@ class HomeAssistant:
     def _forget(self, topic: str) -> None:
         """An entry that is written anew, or deleted."""
         for state in self._of_entry.pop(topic, ()):
-            self._count -= len(self._entities.pop(state, ()))
+            before = self._entities.pop(state, [])
+            if left := [one for one in before if one.entry != topic]:
+                self._entities[state] = left
+            self._count -= len(before) - len(left)
 
 
 def _samples(entities: list[_Entity], payload: bytes) -> list[Outcome]:

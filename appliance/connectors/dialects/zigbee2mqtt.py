@@ -104,8 +104,8 @@ class Zigbee2Mqtt:
                 yield from self._introduce(base, one)
                 before.discard(_json.text(one.get("ieee_address")))
         for key in before:
-            gone = self._devices.pop(key)
-            self._keys.pop(f"{gone.base}/{gone.name}", None)
+            self._unname(key)
+            del self._devices[key]
             yield Standing(key, False)
 
     def _introduce(self, base: str, one: dict[str, Any]) -> Iterator[Outcome]:
@@ -119,8 +119,7 @@ class Zigbee2Mqtt:
             raise EventError("too-many-devices", f"more than {MAX_DEVICES} Zigbee devices")
         definition = _json.child(one, "definition")
         points = dict(_exposed(definition.get("exposes"), self._leave_out))
-        if key in self._devices:
-            self._keys.pop(f"{base}/{self._devices[key].name}", None)
+        self._unname(key)
         self._devices[key] = _Device(base, name, points)
         self._keys[f"{base}/{name}"] = key
         yield Facts(
@@ -133,6 +132,12 @@ class Zigbee2Mqtt:
             tuple(point for point, known in points.items() if known.can_be_set),
         )
         yield Listen((f"{base}/{name}", f"{base}/{name}/availability"))
+
+    def _unname(self, key: str) -> None:
+        """Its name is free, unless another one has taken it."""
+        known = self._devices.get(key)
+        if known is not None and self._keys.get(topic := f"{known.base}/{known.name}") == key:
+            del self._keys[topic]
 
     def _bridge(self, base: str, payload: bytes) -> Sequence[Outcome]:
         if _is_online(payload):
