@@ -77,7 +77,6 @@ class Shelly2:
         listened = [f"{prefix}/{rest}" for prefix in prefixes for rest in ("online", "events/rpc", "status/+")]
         self.filters = ("+/online", "+/events/rpc", "+/status/+", f"{ANSWERS}/rpc", *listened)
         self._prefixes = list(prefixes)
-        self._sources: dict[str, str] = {}  # `src` of a device -> its prefix
         self._keys: dict[str, str] = {}  # prefix -> key
         self._told: dict[str, set[str]] = {}  # key -> points that were introduced
 
