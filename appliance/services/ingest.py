@@ -196,6 +196,7 @@ class Ingest:
         return self._topics[key]
 
     def _introduced(self, asset: str, facts: Device) -> list[Message]:
+        topics.check_path(asset)  # before it is remembered: it would be in the way at each connection
         shown = self._devices.take(asset, facts)
         if shown is None:
             raise EventError("too-many-devices", f"'{asset}': no more devices are remembered; forget some")

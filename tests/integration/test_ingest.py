@@ -22,7 +22,7 @@ from appliance.connectors.port import Arrival, Connector
 from appliance.errors import ConnectorError
 from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
-from appliance.events.schema import CommandState, Kind, Reading, State
+from appliance.events.schema import CommandState, Device, Kind, Reading, State
 from appliance.services import commands
 from appliance.services import status as status_module
 from appliance.services.ingest import Ingest
@@ -213,6 +213,13 @@ def test_an_asset_that_breaks_the_grammar_is_counted() -> None:
     state = rig.state()
     assert (state.received, state.processed, state.dropped, state.queued) == (2, 1, {"topic": 1}, 0)
     assert "No Such Place" in state.detail["examples"]["topic"]
+
+
+def test_a_device_that_breaks_the_grammar_is_not_remembered() -> None:
+    rig = Rig(("odd", Scripted([("No Such Place", Device(NOW, "odd")), ("line1/pump", Device(NOW, "pump"))])))
+    rig.play(lambda _: rig.until(lambda: rig.connector("odd")["standing"] == "ended"))
+    assert rig.state().dropped == {"topic": 1}
+    assert rig.state().detail["devices"] == 1
 
 
 def test_broken_rows_are_in_the_books(tmp_path: Path) -> None:

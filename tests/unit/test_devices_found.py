@@ -160,7 +160,7 @@ def test_readings_stamped_here_never_share_a_time(found: Found) -> None:
     assert times == sorted(times)
 
 
-@given(st.text(max_size=80))
+@given(st.text(max_size=80) | st.lists(st.text(max_size=70), max_size=12).map("/".join))
 def test_every_identity_has_an_asset(key: str) -> None:
     topics.check_path(asset_of("acme", key))
 
@@ -169,6 +169,14 @@ def test_identities_that_look_alike_have_assets_of_their_own() -> None:
     keys = ["a b", "a-b", "a_b", "a+b", "ä b", "a/b", "0x00158D00018255DF"]
     assert len({asset_of("acme", key) for key in keys}) == len(keys)
     assert asset_of("zigbee2mqtt", "0x00158d00018255df") == "zigbee2mqtt/0x00158d00018255df"
+
+
+def test_identities_too_long_or_too_deep_are_told_apart_too() -> None:
+    deep = ["/".join("abcdefg") + f"/{last}" for last in "hi"]
+    long = ["/".join(["x" * 50] * 5) + f"/{last}" for last in "hi"]
+    assets = {asset_of("acme", key) for key in deep + long}
+    assert len(assets) == 4
+    assert all(topics.check_path(asset) for asset in assets)
 
 
 # What is remembered

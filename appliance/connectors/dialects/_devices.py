@@ -16,7 +16,7 @@ from appliance.connectors._names import level
 from appliance.connectors.dialects.port import Facts, Refused, Sample, Standing, Value
 from appliance.connectors.port import Arrival
 from appliance.errors import EventError
-from appliance.events import codec
+from appliance.events import codec, topics
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Device, Reading
 from appliance.protocols import units
@@ -73,14 +73,22 @@ class Limits(NamedTuple):
 
 
 def asset_of(source: str, key: str) -> str:
-    """The path that never changes. What the grammar cannot spell gets a few digits that tell it from others."""
-    levels = [_level(part) for part in key.split("/") if part][:7] or ["device"]
-    return "/".join([level(source, "device"), *levels])
+    """The path that never changes. What the grammar cannot spell gets a few digits that tell it from others, and so
+    does what is too long for it."""
+    levels = [_level(part) for part in key.split("/") if part] or ["device"]
+    path = "/".join([level(source, "device"), *levels[: topics.MAX_LEVELS - 1]])
+    if len(levels) < topics.MAX_LEVELS and len(path) <= topics.MAX_PATH:
+        return path
+    return f"{path[: topics.MAX_PATH - 5].rstrip('/')}-{_digits(key)}"
 
 
 def _level(text: str) -> str:
     plain = level(text, "device")
-    return plain if plain == text.lower() else f"{plain[:50]}-{zlib.crc32(text.encode()) & 0xFFFF:04x}"
+    return plain if plain == text.lower() else f"{plain[:50]}-{_digits(text)}"
+
+
+def _digits(text: str) -> str:
+    return f"{zlib.crc32(text.encode()) & 0xFFFF:04x}"
 
 
 class _Point:
@@ -246,7 +254,7 @@ class Devices:
         if at is not None:
             if now - BEHIND_NS <= at <= now + AHEAD_NS:
                 return at
-            self._note(device, "time-off", f"its clock is {abs(at - now) / SECOND:.0f} s off", now)
+            self._note(device, "time-off", f"its clock is {abs(at - now) // SECOND} s off", now)
         self._stamped = max(now, self._stamped + 1)
         return self._stamped
 
