@@ -9,17 +9,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from appliance import computing, plugins
+from appliance import computing, connecting
 from appliance.bus.port import Message
 from appliance.config import secrets
 from appliance.config.document import Document
 from appliance.config.schema import Config
 from appliance.config.secrets import Reveal, VaultName
-from appliance.errors import BusError, ConfigError, ConnectorError, StoreError, VaultError
+from appliance.errors import BusError, ConfigError, StoreError, VaultError
 from appliance.runtime.service import Service
 from appliance.services.status import will
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from appliance.bus.mqtt import MqttBus
     from appliance.bus.port import Credentials, Papers
     from appliance.connectors._listening import Known
-    from appliance.connectors.port import Connector
     from appliance.inference.models import Bundle
     from appliance.services.admission import Admission
     from appliance.services.observe import Observer
@@ -46,7 +43,6 @@ SERVICES = (
     "ingest",
 )  # in the order of their start
 DETECTED = "detected.state"
-DISCOVERY = "discovery"  # the connector that needs no configuration
 DAY = 86_400_000_000_000  # ns
 UPKEEP_ANSWER_S = 5.0  # a vault that ends does not hold up what asks it from within
 
@@ -331,24 +327,15 @@ def _forward(config: Config, document: Document) -> Service:
 
 
 def _ingest(config: Config, document: Document) -> Service:
-    from appliance.connectors import configured, rivals
     from appliance.services import devices, setting
     from appliance.services.ingest import Ingest
     from appliance.services.points import Points
     from appliance.services.strays import Strays
 
     found = devices.Devices(config.paths.state / devices.FILE, time.time_ns)
-    sources = [
-        (name, connector(name, settings, config, document, found.known))
-        for name, settings in configured(document, config.connectors)
-    ]
-    for _, error in rivals(sources):
-        raise document.error(("connectors",), error.message, error.remedy)
-    if config.devices.discover:
-        sources.insert(0, (DISCOVERY, discovery(config, document, found.known)))
     return Ingest(
         _session_of(config, "ingest"),
-        sources,
+        connecting.sources(means(config, document, found.known)),
         time.time_ns,
         strays=Strays(session(config)),
         devices=found,
@@ -357,69 +344,5 @@ def _ingest(config: Config, document: Document) -> Service:
     )
 
 
-def discovery(config: Config, document: Document, known: "Known") -> "Connector":
-    """Devices on the bus's own broker."""
-    return _listening(config, document, lambda: session(config), known)
-
-
-def _listening(
-    config: Config, document: Document, open_line: "Callable[[], MqttBus]", known: "Known", names: Sequence[str] = ()
-) -> "Connector":
-    """Dialects at a broker: those of [devices], or the named ones."""
-    from appliance.connectors import dialects
-    from appliance.connectors._listening import Listening
-    from appliance.connectors.dialects._devices import Limits
-
-    spoken = dialects.spoken(document, names or config.devices.dialects, config.dialects)
-    return Listening(spoken, open_line, Limits(config.devices.max_devices, config.devices.max_rate_hz), known)
-
-
-def _mqtt(settings: Any, config: Config, document: Document, known: "Known") -> "Connector":
-    """A broker elsewhere, with devices of its own."""
-    from appliance.bus.mqtt import MqttBus
-
-    ask = reveal(config)
-
-    async def credentials() -> tuple[str, bytes]:
-        try:
-            return settings.username, await ask(settings.password) if settings.password else b""
-        except VaultError as error:
-            raise BusError(f"no password for '{settings.username}': {error.message}", error.remedy) from None
-
-    def opened() -> MqttBus:
-        return MqttBus(
-            settings.url,
-            ca_file=settings.ca_file,
-            cert_file=settings.cert_file,
-            key_file=settings.key_file,
-            credentials=credentials if settings.username else None,
-        )
-
-    try:
-        opened()  # an address that is none is told before anything runs
-    except BusError as error:
-        raise ConfigError(error.message, error.remedy) from None
-    return _listening(config, document, opened, known, settings.dialects)
-
-
-def connector(name: str, settings: Any, config: Config, document: Document, known: "Known") -> "Connector":
-    """One that declares a secret among its settings is given the way to it: `create(settings, reveal)`. It asks when it
-    opens; where the vault does not answer, that is a ConnectorError, and it is opened again later."""
-    if name == "mqtt":
-        return _mqtt(settings, config, document, known)
-    plugin = plugins.load("appliance.connectors", name)
-    asks = any(secrets.is_secret(field.type) for field in msgspec.structs.fields(plugin.Settings))
-    made: Connector = plugin.create(settings, _for_connectors(config)) if asks else plugin.create(settings)
-    return made
-
-
-def _for_connectors(config: Config) -> Reveal:
-    ask = reveal(config)
-
-    async def told(name: VaultName) -> bytes:
-        try:
-            return await ask(name)
-        except VaultError as error:
-            raise ConnectorError(error.message, error.remedy) from None
-
-    return told
+def means(config: Config, document: Document, known: "Known") -> connecting.Means:
+    return connecting.Means(config, document, lambda: session(config), reveal(config), known)

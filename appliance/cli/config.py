@@ -164,10 +164,11 @@ def problems(config: "Config", document: "Document") -> list[ConfigError]:
 
 
 def _connectors(config: "Config", document: "Document") -> Iterator[ConfigError]:
-    from appliance import assembly
+    from appliance import assembly, connecting
     from appliance.connectors import configured, rivals
     from appliance.connectors.port import Connector, Foreseeable
 
+    means = assembly.means(config, document, lambda _: None)
     sources: list[tuple[str, Connector]] = []
     places: list[tuple[str, ...]] = []  # of the sources, in the document
     for name, table in config.connectors.items():
@@ -175,7 +176,7 @@ def _connectors(config: "Config", document: "Document") -> Iterator[ConfigError]
         try:
             for index, (_, settings) in enumerate(configured(document, {name: table})):
                 place = ("connectors", name, str(index)) if isinstance(table, list) else ("connectors", name)
-                sources.append((name, assembly.connector(name, settings, config, document, lambda _: None)))
+                sources.append((name, connecting.connector(name, settings, means)))
                 places.append(place)
                 if isinstance(sources[-1][1], Foreseeable):
                     sources[-1][1].assets()

@@ -59,16 +59,17 @@ def run_test(args: argparse.Namespace) -> int:
 
 def _connectors(config: "Config", document: "Document") -> "dict[str, Connector]":
     """By the names under which ingest shows them."""
-    from appliance import assembly
+    from appliance import assembly, connecting
     from appliance.connectors import configured
 
+    means = assembly.means(config, document, lambda _: None)
     found: dict[str, Connector] = {}
     for name, settings in configured(document, config.connectors):
-        made = assembly.connector(name, settings, config, document, lambda _: None)
+        made = connecting.connector(name, settings, means)
         number = 1 + sum(other.rpartition("-")[0] == name or other == name for other in found)
         found[name if number == 1 else f"{name}-{number}"] = made
     if config.devices.discover:
-        found[assembly.DISCOVERY] = assembly.discovery(config, document, lambda _: None)
+        found[connecting.DISCOVERY] = connecting.discovery(means)
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from appliance import assembly, plugins
+from appliance import assembly, connecting, plugins
 from appliance.bus.mqtt import MqttBus
 from appliance.bus.port import Credentials, Message
 from appliance.cli import findings
@@ -293,7 +293,7 @@ class TestConnectors:
         config, document = load(box.config)
         plugin = SimpleNamespace(Settings=self.Settings, create=lambda settings, reveal: reveal)
         monkeypatch.setattr(plugins, "load", lambda package, name: plugin)
-        made: Any = assembly.connector("opcua", self.Settings(), config, document, lambda _: None)
+        made: Any = connecting.connector("opcua", self.Settings(), assembly.means(config, document, lambda _: None))
         given: Reveal = made  # as create does
         return given
 
