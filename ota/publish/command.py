@@ -23,6 +23,7 @@ import getpass
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 it cannot be, 2 wrong usage."""
     options = _parser().parse_args(argv)
     try:
-        options.run(options)
+        with _turn(options):
+            options.run(options)
     except OtaError as error:
         print(f"millwright-publish: {error}", file=sys.stderr)
         return 1
@@ -57,6 +59,14 @@ def secret(of: str) -> str:
     """The passphrase of a key, from the environment or the terminal."""
     found = os.environ.get(PASSPHRASE)
     return found if found is not None else getpass.getpass(f"{of}: passphrase or PIN: ")
+
+
+def _turn(options: argparse.Namespace) -> AbstractContextManager[None]:
+    """A trainer at night and a person by day take turns."""
+    if not (options.changes and options.workshop.is_dir()):
+        return nullcontext()
+    told = f"{options.workshop}: another millwright-publish is at work here; waiting for it"
+    return Workshop(options.workshop).held(lambda: print(told, file=sys.stderr, flush=True))
 
 
 # ---- the verbs ------------------------------------------------------------------------------------------------------
@@ -257,6 +267,7 @@ def _one(names: Sequence[str] | None) -> Key:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="millwright-publish", description="Makes a repository of updates.")
+    parser.set_defaults(changes=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     key = verbs.add_parser("key", help="make a key; or write down the public half of a token's")
@@ -321,7 +332,8 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--days", type=float, default=pruning.GRACE_DAYS, help="that it must have been replaced for (7)")
     prune.add_argument("--rehearse", action="store_true", help="only say what would go")
 
-    _verb(verbs, "status", _status, "what is published and what waits", keyed=False)
+    status = _verb(verbs, "status", _status, "what is published and what waits", keyed=False)
+    status.set_defaults(changes=False)
     return parser
 
 
@@ -332,7 +344,7 @@ def _verb(
     parser.add_argument("workshop", type=Path, metavar="WORKSHOP")
     if keyed:
         parser.add_argument("--key", action="append", required=name == "usb", metavar="KEY", help="sign with this key")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, changes=True)
     return parser
 
 

@@ -11,9 +11,12 @@ What is published is never changed. The timestamp is written last: until then no
 """
 
 import copy
+import fcntl
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,21 @@ class Workshop:
 
     def configure(self, settings: Settings) -> None:
         durable.write(self.folder / SETTINGS, msgspec.json.format(msgspec.json.encode(settings), indent=1))
+
+    @contextmanager
+    def held(self, waiting: Callable[[], None]) -> Iterator[None]:
+        """Nobody else who asks so changes it meanwhile; `waiting` is called once where somebody does. Of two that stage
+        a role at a time, one would be lost. The kernel lets go of it with the process."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     # ---- what there is ----------------------------------------------------------------------------------------------
 

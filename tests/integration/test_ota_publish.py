@@ -3,6 +3,7 @@
 import os
 import random
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -329,6 +330,21 @@ def test_mistakes_are_told(desk: Desk, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv(command.PASSPHRASE, "wrong")
     assert "does not open" in desk.do("sign", desk.workshop, "--key", desk.keys / "root-1", code=1)
     assert "Take 12" in desk.do("key", tmp_path / "mine", code=1)
+
+
+def test_two_that_publish_at_a_time_take_turns(desk: Desk) -> None:
+    words = [sys.executable, "-m", "ota.publish.command", "add", desk.workshop, "--fleet", "plant-a", *desk.makers]
+    versions = ["1.0.0", "2.0.0", "3.0.0"]
+    with Workshop(desk.workshop).held(lambda: None):
+        at_work = [
+            subprocess.Popen([str(word) for word in (*words, model(desk.folder, version))], stderr=subprocess.PIPE)
+            for version in versions
+        ]
+        for one in at_work:
+            assert one.stderr is not None
+            assert b"another millwright-publish is at work here" in one.stderr.readline()
+    assert [one.communicate(timeout=60) and one.returncode for one in at_work] == [0, 0, 0]
+    assert sorted(content.version for content in desk.offers()) == versions
 
 
 def test_the_same_version_with_another_content_is_refused(desk: Desk) -> None:
