@@ -171,6 +171,8 @@ def _folder(stick: Path, device: str) -> int:
 
 
 def _write(folder: int, name: str, data: bytes) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(f"{name}.new", dir_fd=folder)  # of a stick that was pulled out in the middle
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with os.fdopen(os.open(f"{name}.new", flags, 0o644, dir_fd=folder), "wb") as file:
         file.write(data)

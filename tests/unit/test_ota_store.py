@@ -81,6 +81,14 @@ def test_receipts_come_back(tmp_path: Path) -> None:
     assert courier.message(signed) == courier.message(RECEIPT)
 
 
+def test_a_stick_pulled_out_while_a_receipt_was_written_takes_the_next_one(tmp_path: Path) -> None:
+    half = courier.leave(tmp_path, RECEIPT).with_name("000002.json.new")
+    half.write_bytes(b'{"device": "bo')
+    courier.leave(tmp_path, RECEIPT)
+    assert len(list(courier.receipts(tmp_path / "millwright" / "receipts"))) == 2
+    assert not half.exists()
+
+
 def test_what_is_no_receipt_is_passed_over(tmp_path: Path) -> None:
     folder = courier.leave(tmp_path, RECEIPT).parent
     (folder / "000002.json").write_bytes(b"{")
