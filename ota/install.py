@@ -171,11 +171,12 @@ def go_back(book: Book, reason: str, now: int, running: Mapping[str, str]) -> Bo
 
 
 def due(book: Book, now: int) -> Installation | None:
-    """What is to be done something about."""
+    """What is to be done something about. An attempt that is further off than any pause was set by a clock that has
+    been put back since."""
     one = book.active
-    if one is None or now < one.not_before or (book.paused and one.step is not Step.PROMOTED):
+    if one is None or (book.paused and one.step is not Step.PROMOTED):
         return None
-    return one
+    return None if 0 < one.not_before - now <= LONGEST_PAUSE else one
 
 
 def proceed(book: Book, now: int, before: str = "", figures: dict[str, Any] | None = None) -> Book:

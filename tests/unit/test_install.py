@@ -254,6 +254,15 @@ def test_what_cannot_be_done_now_is_tried_again_ever_later(step: str, error: Exc
     assert installer.book.refused == {}
 
 
+def test_a_clock_that_is_put_back_holds_nothing_up() -> None:
+    world, year = World(), 365 * 86_400 * SECOND
+    world.raises["downloading"] = FetchError("cut off")
+    installer = begun(world)
+    installer.ask(order(), year)
+    assert [installer.step(year) for _ in range(3)] == [True, True, False]
+    assert installer.step(0)
+
+
 def test_a_second_one_waits_and_the_same_one_is_asked_for_once() -> None:
     installer = begun(World())
     for bundle in (NEW, NEWER, NEW):
