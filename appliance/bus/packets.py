@@ -236,7 +236,8 @@ class Joiner:
 
     def __init__(self) -> None:
         self._names: dict[str, bytes] = {}
-        self._heads: dict[int, bytes] = {}
+        self._heads: dict[int, bytes] = {}  # by length, of QoS 0; of retained messages by its negative
+        self._heads_1: dict[int, bytes] = {}  # of QoS 1
 
     def join(self, messages: Sequence[Message]) -> bytes:
         """QoS 0 messages as one run of bytes. BusError for a topic or payload that no broker takes."""
@@ -252,10 +253,17 @@ class Joiner:
 
     def packet(self, message: Message, packet_id: int, *, again: bool) -> bytes:
         """One QoS 1 message."""
+        return b"".join(self.pieces(message, packet_id, again))
+
+    def pieces(self, message: Message, packet_id: int, again: bool) -> tuple[bytes, bytes, bytes, bytes]:
+        """The same, to be joined with others."""
         name = self._names.get(message.topic) or self._encode(message.topic)
-        first = PUBLISH | QOS_1 | (RETAIN if message.retain else 0) | (DUP if again else 0)
-        head = _length_head(first, len(name) + 2 + len(message.payload))
-        return b"".join((head, name, packet_id.to_bytes(2, "big"), message.payload))
+        size = len(name) + 2 + len(message.payload)
+        if again or message.retain:
+            head = _length_head(PUBLISH | QOS_1 | (RETAIN if message.retain else 0) | (DUP if again else 0), size)
+        else:
+            head = self._heads_1.get(size) or self._head_1(size)
+        return head, name, packet_id.to_bytes(2, "big"), message.payload
 
     def check(self, message: Message) -> None:
         """BusError for a message that no broker or no consumer would take."""
@@ -269,6 +277,12 @@ class Joiner:
             self._names.clear()
         name = self._names[topic] = len(encoded).to_bytes(2, "big") + encoded
         return name
+
+    def _head_1(self, size: int) -> bytes:
+        head = _length_head(PUBLISH | QOS_1, size)
+        if size < LONG:
+            self._heads_1[size] = head
+        return head
 
     def _head(self, message: Message, size: int) -> bytes:
         check_payload(message)

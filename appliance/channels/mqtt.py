@@ -123,18 +123,21 @@ class Mqtt:
             return f"{self._settings.url} answers within {1000 * (time.monotonic() - began):.0f} ms"
 
     def _all_messages(self, origin: Origin, parcels: Sequence[Parcel]) -> Iterator[Message]:
-        single = len(parcels)
-        if self._settings.pack > 1:
-            single = next((place for place, parcel in enumerate(parcels) if parcel.lane not in SINGLE), single)
+        single = next((place for place, parcel in enumerate(parcels) if parcel.lane not in SINGLE), len(parcels))
         for parcel in parcels[:single]:
-            yield from self._messages(origin, parcel)
+            yield from self._standing(origin, parcel)
+        if self._settings.pack == 1:
+            for parcel in parcels[single:]:
+                yield Message(f"{self._prefix}/{parcel.topic}", envelope.seal(origin.outbox, parcel), 1)
+            return
         place = single
         while place < len(parcels):
             some = _fitting(parcels[place : place + self._settings.pack])
             place += len(some)
             yield Message(f"{self._prefix}/pack", envelope.pack(origin.outbox, some), 1)
 
-    def _messages(self, origin: Origin, parcel: Parcel) -> list[Message]:
+    def _standing(self, origin: Origin, parcel: Parcel) -> list[Message]:
+        """Of an alarm or a state: the broker keeps what stands."""
         topic = f"{self._prefix}/{parcel.topic}"
         stands = parcel.newest and bool(parcel.key)
         over = parcel.lane is Lane.ALARM and b'"state":"normal"' in parcel.payload

@@ -6,8 +6,8 @@ and what the broker delivers twice leaves once. A destination that is away holds
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Any
 
@@ -31,6 +31,7 @@ from appliance.store.outbox import SETTLED
 log = logging.getLogger(__name__)
 
 PART = 1024  # messages dealt with before the event loop gets its turn
+PARTS = 8  # that wait for the disk at once: one commit for all of them
 PROBE_S = 30.0
 ANSWER_S = 10.0
 MAX_ASKED = 100  # requests from destinations that are performed at once
@@ -80,14 +81,18 @@ class Forward:
 
     async def _take(self, batches: AsyncIterator[Batch]) -> None:
         async for batch in batches:  # asking for the next one acknowledges this one
+            writing = deque[Awaitable[Any]]()
             for start in range(0, len(batch), PART):
-                await self._take_part(batch[start : start + PART])
+                writing.append(self._take_part(batch[start : start + PART]))
+                await (writing.popleft() if len(writing) == PARTS else asyncio.sleep(0))
+            await asyncio.gather(*writing)
 
-    async def _take_part(self, batch: Batch) -> None:
+    def _take_part(self, batch: Batch) -> Awaitable[Any]:
+        """Until it is on the disk."""
         # What we say of ourselves would give us something to say again.
         others: list[Message] = [message for message in batch if message.topic != self._own]
         now = self._clock()
-        await asyncio.gather(*(outlet.take(others, now) for outlet in self._outlets))
+        return asyncio.gather(*filter(None, [outlet.take(others, now) for outlet in self._outlets]))
 
     # Commands
 

@@ -72,10 +72,10 @@ class Outlet:
         self._flowing, self._turned = asyncio.Event(), asyncio.Event()
         self._alone = False  # one parcel at a time, to find the one that is refused
 
-    async def take(self, batch: Sequence[Message], now: int) -> None:
-        """Returns when what leaves of it is on the disk."""
-        if entries := self.gate.entries(batch, now):
-            await self.post.add(entries)
+    def take(self, batch: Sequence[Message], now: int) -> "asyncio.Future[None] | None":
+        """Done when what leaves of it is on the disk; None where nothing does."""
+        entries = self.gate.entries(batch, now)
+        return self.post.put(entries) if entries else None
 
     async def run(self) -> None:
         await self.post.open()

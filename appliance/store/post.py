@@ -43,12 +43,16 @@ class Post:
     def uncommitted(self) -> int:
         return len(self._entries)
 
-    async def add(self, entries: Sequence[Entry]) -> None:
+    def put(self, entries: Sequence[Entry]) -> "asyncio.Future[None]":
+        """Done when they are on the disk."""
         done = asyncio.get_running_loop().create_future()
         self._entries.extend(entries)
         self._added.append(done)
         self._wanted.set()
-        await done
+        return done
+
+    async def add(self, entries: Sequence[Entry]) -> None:
+        await self.put(entries)
 
     async def exchange(
         self, confirmed: Confirmed, want: int, under_way: Mapping[Lane, int] | None = None

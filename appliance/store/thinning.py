@@ -2,6 +2,7 @@
 then scores; never an alarm, never a state. Pure."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from appliance.store.parcels import Lane, Load
@@ -11,7 +12,7 @@ WhenFull = Literal["thin", "drop-oldest", "drop-newest"]
 THINNED, DROPPED = "thinned", "budget"  # reasons in the books
 MAX_LEVEL = 5  # halvings: one of 32 is left
 TOGETHER = 4096  # entries that are thinned at once, so that each asset has several among them
-_YIELDING = (Lane.READING, Lane.SCORE)
+YIELDING = (Lane.READING, Lane.SCORE)
 
 
 class Facts(NamedTuple):
@@ -21,6 +22,7 @@ class Facts(NamedTuple):
     lane: Lane
     level: int  # how often it was halved
     entries: int
+    size: int  # bytes
 
 
 class Halve(NamedTuple):
@@ -31,22 +33,23 @@ class Drop(NamedTuple):
     frames: list[int]
 
 
-def choose(frames: Sequence[Facts], policy: WhenFull) -> Halve | Drop | None:
-    """The next step towards the budget; None where nothing may give way. `frames` in order of arrival."""
-    for lane in _YIELDING:
+def choose(frames: Sequence[Facts], policy: WhenFull, excess: int) -> Halve | Drop | None:
+    """The next step towards the budget, which is `excess` bytes away; None where nothing may give way. `frames` of each
+    lane in order of arrival; for `drop-newest` the last one first."""
+    for lane in YIELDING:
         own = [frame for frame in frames if frame.lane is lane]
         if policy == "thin" and (group := _thinnable(own)):
             return Halve([frame.id for frame in group])
-    for lane in _YIELDING:
+    for lane in YIELDING:
         own = [frame for frame in frames if frame.lane is lane]
         if own:
-            return Drop([own[-1 if policy == "drop-newest" else 0].id])
+            return Drop([frame.id for frame in _enough(own, excess)])
     return None
 
 
 def _thinnable(frames: Sequence[Facts]) -> list[Facts]:
     """The oldest neighbours of the lowest level: one resolution for all before the next step for any."""
-    level = min((frame.level for frame in frames if frame.entries > 1), default=MAX_LEVEL)
+    level = min((frame.level for frame in frames), default=MAX_LEVEL)
     group: list[Facts] = []
     for frame in frames if level < MAX_LEVEL else ():
         if frame.level == level:
@@ -56,6 +59,12 @@ def _thinnable(frames: Sequence[Facts]) -> list[Facts]:
         elif group:
             break
     return group
+
+
+def _enough(frames: Sequence[Facts], excess: int) -> list[Facts]:
+    """The first of them that hold so many bytes; one at least."""
+    sizes = accumulate(frame.size for frame in frames)
+    return [frame for frame, size in zip(frames, sizes, strict=True) if size - frame.size < max(excess, 1)]
 
 
 def halve(load: Load, seqs: Sequence[int]) -> Load:

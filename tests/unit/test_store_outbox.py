@@ -198,6 +198,21 @@ def test_the_policy_says_which_end_is_dropped(make: Make) -> None:
     assert "999" not in texts(drain(new))
 
 
+@pytest.mark.parametrize("when_full", ["thin", "drop-oldest", "drop-newest"])
+def test_a_backlog_of_single_readings_keeps_to_the_budget(make: Make, when_full: thinning.WhenFull) -> None:
+    """What came one by one gives way to what comes in a burst, however many of the ones it takes."""
+    budget = 400_000
+    box = make(budget, when_full)
+    for number in range(600):
+        box.turn(readings(1, number, size=400))
+    box.turn(readings(600, 600, size=400))
+    assert box.bytes_used() <= budget
+    assert balance(box)
+    assert ("thinned" in box.books().dropped) == (when_full == "thin")
+    numbers = [int(text) for text in texts(drain(box))]
+    assert numbers == sorted(numbers)
+
+
 def test_what_is_under_way_does_not_give_way(make: Make) -> None:
     box = make(budget=200_000)
     box.turn(readings(300, size=100))
@@ -208,10 +223,18 @@ def test_what_is_under_way_does_not_give_way(make: Make) -> None:
     assert box.turn(want=100)[:100] == under_way
 
 
+def test_a_long_backlog_leaves_in_order_though_each_reading_lies_in_a_frame_of_its_own(make: Make) -> None:
+    box = make()
+    for number in range(100):
+        box.turn(readings(1, number))
+    box.close()
+    assert texts(drain(make(), want=33)) == [str(number) for number in range(100)]
+
+
 def test_a_full_disk_changes_nothing(make: Make) -> None:
     box = make()
     box.turn(readings(2))
-    box._execute("PRAGMA max_page_count = 1")  # as many as there are: SQLite takes no more
+    box._opened().execute("PRAGMA max_page_count = 1")  # as many as there are: SQLite takes no more
     with pytest.raises(StoreError):
         box.turn(readings(100, 2, size=1000))
     assert box.books().received == 2
@@ -224,7 +247,7 @@ def test_a_rotten_frame_is_counted_and_left_out(make: Make) -> None:
     box = make()
     box.turn(readings(3))
     box.turn(readings(3, 3))
-    box._execute("UPDATE frame SET data = X'00000000ff' WHERE id = 1")
+    box._opened().execute("UPDATE frame SET data = X'00000000ff' WHERE id = 1")
     box.close()
     box = make()
     assert texts(drain(box)) == ["3", "4", "5"]
@@ -300,13 +323,14 @@ def test_nothing_is_lost_doubled_or_out_of_order(
 
 @given(
     st.lists(st.tuples(st.sampled_from(Lane), st.integers(0, 6), st.integers(1, 9000)), max_size=20),
+    st.integers(0, 9000),
     st.sampled_from(["thin", "drop-oldest", "drop-newest"]),
 )
 def test_only_readings_and_scores_give_way_and_readings_first(
-    rows: list[tuple[Lane, int, int]], policy: thinning.WhenFull
+    rows: list[tuple[Lane, int, int]], excess: int, policy: thinning.WhenFull
 ) -> None:
-    frames = [Facts(key, lane, level, entries) for key, (lane, level, entries) in enumerate(rows)]
-    step = thinning.choose(frames, policy)
+    frames = [Facts(key, lane, level, entries, entries) for key, (lane, level, entries) in enumerate(rows)]
+    step = thinning.choose(frames, policy, excess)
     yielding = {frame.lane for frame in frames} & {Lane.SCORE, Lane.READING}
     assert (step is None) == (not yielding)
     if step is None:
@@ -319,6 +343,9 @@ def test_only_readings_and_scores_give_way_and_readings_first(
     else:
         assert isinstance(step, Drop)
         assert lanes == {max(yielding)}
+        sizes = [frames[key].size for key in step.frames]
+        assert sum(sizes[:-1]) < max(excess, 1)
+        assert sum(sizes) >= excess or len(sizes) == sum(frame.lane in lanes for frame in frames)
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=40))

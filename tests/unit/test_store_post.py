@@ -10,6 +10,7 @@ import pytest
 
 from appliance.store import post as posts
 from appliance.store.outbox import NOTHING, Outbox, settled
+from appliance.store.outbox_stock import Stock
 from appliance.store.parcels import Entry, Lane
 from appliance.store.post import Post
 
@@ -80,17 +81,18 @@ def test_a_full_disk_is_told_and_what_came_meanwhile_is_not_lost(
 
 def _fill(post: Post, *, full: bool) -> None:
     """SQLite takes no more pages than it has, or as many as it likes; also after it opens its file again."""
-    plain = Outbox._read
+    plain = Outbox._open
 
-    def read(box: Outbox) -> None:
-        plain(box)
-        box._execute("PRAGMA max_page_count = 1")
+    def opened(box: Outbox) -> Stock:
+        stock = plain(box)
+        stock.execute("PRAGMA max_page_count = 1")
+        return stock
 
     if full:
-        post.outbox._read = read.__get__(post.outbox)  # type: ignore[method-assign]
-        post.outbox._execute("PRAGMA max_page_count = 1")
+        post.outbox._open = opened.__get__(post.outbox)  # type: ignore[method-assign]
+        post.outbox._opened().execute("PRAGMA max_page_count = 1")
     else:
-        del post.outbox._read
+        del post.outbox._open
         post.outbox.close()
 
 

@@ -1,10 +1,11 @@
 """Sending elsewhere: our durable outbox beside mosquitto's own bridge with a persistent session, in one run.
 
-Three things are measured. `outbox`: readings through gate, outbox (SQLite, synchronous = FULL) and MQTT channel to a
-broker and a receiver that writes each message down (FULL, too) before it confirms it: messages a second from the first
-one taken in to the last one confirmed. `bridge`: a publisher, a broker with persistence that bridges (QoS 1, persistent
-session) to another broker, and a reader there. `killed`: the same two with the far broker killed (-9) in the middle,
-three times, and started again: what is lost, what comes twice.
+Four things are measured. `line down`: readings through gate and outbox (SQLite, synchronous = FULL) alone, as during an
+outage: messages a second until the last one is on the disk. `outbox`: through gate, outbox and MQTT channel to a broker
+and a receiver that writes each message down (FULL, too) before it confirms it: from the first one taken in to the last
+one confirmed. `bridge`: a publisher, a broker with persistence that bridges (QoS 1, persistent session) to another
+broker, and a reader there, which writes nothing down. `killed`: outbox and bridge with the far broker killed (-9) in the
+middle, three times, and started again: what is lost, what comes twice.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ from appliance.config.schema import Config, Paths
 from appliance.config.secrets import VaultName
 from appliance.events import topics
 from appliance.events.schema import Kind
+from appliance.services.forward import PART, PARTS
 from appliance.services.outlet import Outlet
 from tools.benchmarks.figures import Goal, median
 
@@ -46,7 +48,7 @@ PREFIX = "bench/box"
 KILLS = 3
 QUIET_S, PATIENCE_S = 8.0, 240.0
 NOW = 1_790_000_000_000_000_000
-OURS, PACKED, BRIDGE = "outbox", "outbox, packed", "bridge"
+DOWN, OURS, PACKED, BRIDGE = "line down", "outbox", "outbox, packed", "bridge"
 PACK = 100
 
 
@@ -59,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--count", type=int, default=COUNT, help="messages a round (%(default)s)")
     options = parser.parse_args(argv)
     rates: dict[str, list[float]] = {name: [] for name in PLAYS}
-    cpu: dict[str, list[float]] = {OURS: [], PACKED: []}
+    cpu: dict[str, list[float]] = {DOWN: [], OURS: [], PACKED: []}
     for number in range(options.rounds):
         for name, play in PLAYS.items():
             told = _played(play, options.count, kills=0)
@@ -67,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
             if name in cpu:
                 cpu[name].append(told["cpu_us"])
             print(f"round {number + 1}  {name:<14} {rates[name][-1]:9,.0f} messages/s  {_losses(told)}", flush=True)
-    killed = {name: _played(play, KILLED_COUNT, KILLS) for name, play in PLAYS.items()}
+    killed = {name: _played(play, KILLED_COUNT, KILLS) for name, play in PLAYS.items() if name != DOWN}
     goals = _goals(rates, killed)
     _print(rates, cpu, killed, goals)
     if options.json:
@@ -82,6 +84,7 @@ def _losses(told: dict[str, Any]) -> str:
 
 def _goals(rates: dict[str, list[float]], killed: dict[str, dict[str, Any]]) -> list[Goal]:
     return [
+        Goal("taken in while the line is down, messages/s", 40_000, median(rates[DOWN])),
         Goal("durable outbox, messages/s", 40_000, median(rates[OURS])),
         Goal("the same, 100 in a message", 40_000, median(rates[PACKED])),
         Goal("outbox, packed, to bridge", 1, median(rates[PACKED]) / median(rates[BRIDGE])),
@@ -118,18 +121,37 @@ def _played(play: Any, count: int, kills: int) -> Told:
     return told
 
 
+async def _play_down(folder: Path, count: int, _kills: int) -> Told:
+    far = Far(folder)  # which nobody starts
+    async with _outlet(folder, far, 1, standing="waiting") as outlet:
+        messages = _messages(count)
+        began, used = time.monotonic(), _cpu_s()
+        await _take_in(outlet, messages)
+        seconds, cpu_us = time.monotonic() - began, 1e6 * (_cpu_s() - used) / count
+        kept = outlet.post.books.waiting
+    return {"lost": count - kept, "doubled": 0, "seconds": seconds, "cpu_us": cpu_us}
+
+
 async def _play_ours(folder: Path, count: int, kills: int, pack: int = 1) -> Told:
     far = Far(folder)
     async with far, _receiving(folder, far) as store, _outlet(folder, far, pack) as outlet:
         messages = _messages(count)
         began, used = time.monotonic(), _cpu_s()
         killing = asyncio.create_task(far.die_now_and_then(kills, lambda: outlet.post.books.sent / count))
-        for start in range(0, count, BATCH):
-            await outlet.take(messages[start : start + BATCH], NOW)
+        await _take_in(outlet, messages)
         await _until(lambda: outlet.post.books.sent >= count)
         seconds, cpu_us = time.monotonic() - began, 1e6 * (_cpu_s() - used) / count
         await killing
     return {**_counted(_received(store), count), "seconds": seconds, "cpu_us": cpu_us}
+
+
+async def _take_in(outlet: Outlet, messages: Sequence[Message]) -> None:
+    """As the service does."""
+    writing = deque[Any]()
+    for start in range(0, len(messages), PART):
+        writing.append(outlet.take(messages[start : start + PART], NOW))
+        await (writing.popleft() if len(writing) == PARTS else asyncio.sleep(0))
+    await asyncio.gather(*writing)
 
 
 async def _play_packed(folder: Path, count: int, kills: int) -> Told:
@@ -156,7 +178,7 @@ async def _play_bridge(folder: Path, count: int, kills: int) -> Told:
     return {**_counted(seen, count), "seconds": last - began}
 
 
-PLAYS = {OURS: _play_ours, PACKED: _play_packed, BRIDGE: _play_bridge}
+PLAYS = {DOWN: _play_down, OURS: _play_ours, PACKED: _play_packed, BRIDGE: _play_bridge}
 
 
 async def _until_quiet(seen: Counter[int], count: int, killing: "asyncio.Task[None]") -> float:
@@ -281,7 +303,7 @@ async def _receiving(folder: Path, far: Far) -> AsyncIterator[Path]:
 
 
 @asynccontextmanager
-async def _outlet(folder: Path, far: Far, pack: int) -> AsyncIterator[Outlet]:
+async def _outlet(folder: Path, far: Far, pack: int, standing: str = "open") -> AsyncIterator[Outlet]:
     settings = Settings(
         url=far.url, prefix=PREFIX, pack=pack, confirm="receiver", kinds=["reading"], budget_mb=4096, catch_up_per_s=0
     )
@@ -291,7 +313,7 @@ async def _outlet(folder: Path, far: Far, pack: int) -> AsyncIterator[Outlet]:
     )
     task = asyncio.create_task(outlet.run())
     try:
-        await _until(lambda: outlet.standing == "open")
+        await _until(lambda: outlet.standing == standing)
         yield outlet
     finally:
         task.cancel()
