@@ -4,7 +4,7 @@ Four things are measured. `line down`: readings through gate and outbox (SQLite,
 outage: messages a second until the last one is on the disk. `outbox`: through gate, outbox and MQTT channel to a broker
 and a receiver that writes each message down (FULL, too) before it confirms it: from the first one taken in to the last
 one confirmed. `bridge`: a publisher, a broker with persistence that bridges (QoS 1, persistent session) to another
-broker, and a reader there, which writes nothing down. `killed`: outbox and bridge with the far broker killed (-9) in the
+broker, and a reader there, which writes nothing down. `killed`: outbox and bridge with the far broker killed in the
 middle, three times, and started again: what is lost, what comes twice.
 """
 
