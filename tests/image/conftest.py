@@ -1,13 +1,13 @@
 """The built image in a machine of its own: only `tools/image test` runs these tests, each of which takes minutes."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.image.boxes import EPOCH, FEW_MINUTES, NEW, OLD, Box, found, put_by
+from tests.image import boxes, offers
+from tests.image.boxes import EPOCH, NEW, OLD, Box, found, put_by, up
 from tools.imaging import builder, building, keys, places, releasing
 from tools.imaging.machine import Machine, Running
 from tools.imaging.places import Places
@@ -55,21 +55,26 @@ def box(where: Places, old: Path) -> Box:
     if machine.is_older_than(old) or not (kept := found(machine)):
         machine.prepare(releasing.raw_image(old))
         with machine.running() as running:
-            running.wait_probe()
-            running.run("systemctl is-system-running --wait", FEW_MINUTES)
+            up(running)
             put_by(running)
         kept = found(machine)
     assert kept is not None
     return kept
 
 
-@pytest.fixture
-def staged(where: Places, new: Path) -> Iterator[Path]:
-    """The parts of the new system, for a test to break."""
-    folder = where.trials / "parts"
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
-    folder.mkdir(parents=True)
-    for part in releasing.parts(new):
-        subprocess.run(["cp", "--sparse=always", str(part), str(folder)], check=True)
-    yield folder
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
+@pytest.fixture(scope="session")
+def stick(where: Places, old: Path, new: Path) -> Path:
+    """A disk with the repository in which both systems are."""
+    return offers.stick(where, old, new)
+
+
+@pytest.fixture(scope="session")
+def strange(where: Places, stick: Path) -> Path:
+    """A disk with repositories that nothing is taken from."""
+    return offers.strange(where, stick)
+
+
+@pytest.fixture(scope="session")
+def applied(box: Box, stick: Path) -> Box:
+    """With the new system beside the old, waiting for a restart."""
+    return boxes.applied(box, stick)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.boxes import recovery_key
+from tests.image.boxes import has_its_data, recovery_key
 from tools.imaging.machine import Running
 
 FEW_MINUTES = 600.0
@@ -24,6 +24,18 @@ def test_it_starts_offline_with_no_failed_unit(first_boot: Running) -> None:
     failed = first_boot.run("systemctl --failed --no-legend --plain; journalctl -b -p err --no-pager | tail -40")
     assert state.text.strip() == "running", failed.text
     assert first_boot.run("ip route get 192.0.2.1 && ping -c1 -W2 192.0.2.1").code != 0
+
+
+def test_its_data_were_there_before_its_services(first_boot: Running) -> None:
+    has_its_data(first_boot)
+    times = {
+        unit: int(first_boot.check(f"systemctl show --property={moment} --value {unit}"))
+        for unit, moment in (
+            ("var.mount", "ActiveEnterTimestampMonotonic"),
+            *((f"millwright-{name}.service", "ExecMainStartTimestampMonotonic") for name in UNITS),
+        )
+    }
+    assert min(times, key=lambda unit: times[unit]) == "var.mount", times
 
 
 def test_each_service_runs_as_a_user_of_its_own(first_boot: Running) -> None:

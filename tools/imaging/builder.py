@@ -88,7 +88,7 @@ def entered(where: Places, command: Sequence[str], *, network: bool = False) -> 
     if network:
         paths += [path for path in (*_FROM_OUTSIDE, *_pip_files()) if Path(path).exists()]
     namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-    bound = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "15"]  # nothing of it outlives us
+    bound = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "10"]  # nothing of it outlives us
     return [*bound, *namespaces, "sh", "-c", ENTER, "enter", str(where.builder), *paths, "--", *command]
 
 

@@ -36,6 +36,7 @@ def build(where: Places, what: Order, *, afresh: bool = False) -> Path:
     """The folder with the image; `afresh`: another one, from packages that are installed anew. BuilderError."""
     builder.make(where)
     keys.check(where)
+    _clear_after_a_cut(where)
     print("image: fetching and compiling the application", flush=True)
     tree = application.make(where, what.epoch)
     output = where.output(f"{what.profile}-again" if afresh else what.profile) / what.version
@@ -48,8 +49,21 @@ def build(where: Places, what: Order, *, afresh: bool = False) -> Path:
     command = _mkosi(where, what, [tree, _trust(where)], sandbox, output)
     if afresh:
         command = [word.replace("--incremental=yes", "--incremental=no") for word in command]
+    _under_way(where).touch()
     builder.run(where, command, where.cache / f"mkosi-{what.profile}.log", network=True, environment=environment)
+    _under_way(where).unlink()
     return output
+
+
+def _under_way(where: Places) -> Path:
+    return where.cache / "under-way"
+
+
+def _clear_after_a_cut(where: Places) -> None:
+    """A build that was cut off leaves half of what mkosi keeps of installed packages, and mkosi takes it for whole."""
+    if _under_way(where).exists():
+        shutil.rmtree(where.installed, ignore_errors=True)
+        shutil.rmtree(where.workspace, ignore_errors=True)
 
 
 def renew(where: Places, what: Order) -> Path:

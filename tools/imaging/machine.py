@@ -288,6 +288,11 @@ class Running:
         raise MachineError(f"{last}\n{how} {what}; see {self.machine.folder}")
 
 
+def dropin(unit: str, name: str, text: str) -> tuple[str, ...]:
+    """For `Machine.extra`: more lines for a unit of an image that takes credentials."""
+    return tuple(_credential(f"systemd.unit-dropin.{unit}~{name}", text))
+
+
 def _credential(name: str, value: str) -> list[str]:
     packed = base64.b64encode(value.encode()).decode()
     return ["-smbios", f"type=11,value=io.systemd.credential.binary:{name}={packed}"]
