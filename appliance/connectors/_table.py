@@ -181,7 +181,7 @@ def _columns(names: list[str], probe: list[list[str]], time_column: str, source:
     for index, name in enumerate(names):
         if index == time:
             continue
-        if name.lower() not in LABELS and _is_numeric(index, probe) and _can_name(name) and name not in points.values():
+        if name.lower() not in LABELS and _is_numeric(index, probe) and can_name(name) and name not in points.values():
             points[index] = name
         else:
             left_out.append(name)
@@ -222,7 +222,7 @@ def _parses(text: str) -> bool:
     return True
 
 
-def _can_name(name: str) -> bool:
+def can_name(name: str) -> bool:
     try:
         codec.check_points([name])
     except EventError:

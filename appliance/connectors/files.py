@@ -1,4 +1,4 @@
-"""CSV files that something else is writing: rows become readings as they are added.
+"""CSV and Parquet files that something else is writing: rows become readings as they are added.
 
     [[connectors.files]]
     folder = "/srv/press/log"
@@ -14,10 +14,18 @@
     stamp = "recorded"
     start = "beginning"
 
+    [[connectors.files]]
+    folder = "/srv/historian"
+    pattern = "*.parquet"            # needs pyarrow: tools/setup parquet
+    asset = "hall2/oven"
+
 The first line names the columns; times, numbers, labels and broken rows are treated as in [connectors.replay]. A line
 counts when its end is there. A file that is replaced or cut off (rotated) is read anew; one that is no table is counted
 and left alone. Where this box stops, it goes on with what is added after its next start (`start = "end"`), or reads all
 again (`start = "beginning"`).
+
+A Parquet file is read once it is whole, row group by row group, and what is added to it later. Its time is the first
+column of that type, or `time_column`; numbers are points. `_parquet.py` tells more.
 """
 
 import io
@@ -29,6 +37,7 @@ from typing import Annotated, Literal, Self
 
 from msgspec import Meta, Struct
 
+from appliance.connectors import _parquet
 from appliance.connectors._names import checked, level
 from appliance.connectors._pace import REAL, Metronome, Time
 from appliance.connectors._table import Row, Table
@@ -42,7 +51,7 @@ MAX_ROWS = 2000  # of a file in a batch
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """CSV files that are being written."""
+    """CSV and Parquet files that are being written."""
 
     folder: Annotated[str, Meta(min_length=1, description="Where they are.")]
     asset: Annotated[str, Meta(min_length=1, description="The asset their rows belong to.")]
@@ -51,7 +60,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     stamp: Annotated[
         Literal["now", "recorded"], Meta(description="The time of a reading: of its arrival, or as recorded.")
     ] = "now"
-    time_column: Annotated[str, Meta(description="The column with the times; empty: the first.")] = ""
+    time_column: Annotated[
+        str, Meta(description="The column with the times; empty: the first, in Parquet the first of times.")
+    ] = ""
     start: Annotated[
         Literal["end", "beginning"], Meta(description="Of files that are there at the start: what is read of them.")
     ] = "end"
@@ -69,13 +80,13 @@ class Files:
         self.ledger = Ledger()
         self._settings, self._time = settings, time
         checked(settings.asset)
-        self._followed: dict[Path, Followed] = {}
+        self._followed: dict[Path, Followed | _parquet.Followed] = {}
         self._stamped = 0
 
     async def __aenter__(self) -> Self:
         is_first = self._settings.start == "end"
         for path in self._found():
-            self._followed[path] = Followed(path, self._settings.time_column, self.ledger, at_end=is_first)
+            self._follow(path, at_end=is_first)
         return self
 
     async def __aexit__(
@@ -91,11 +102,15 @@ class Files:
             await metronome.tick()
             for path in self._found():
                 if path not in self._followed:
-                    self._followed[path] = Followed(path, self._settings.time_column, self.ledger, at_end=False)
+                    self._follow(path, at_end=False)
                 while rows := self._followed[path].rows():
                     arrivals = [Arrival(self._asset(path), self._reading(row)) for row in rows]
                     self.ledger.processed += len(arrivals)
                     yield arrivals
+
+    def _follow(self, path: Path, *, at_end: bool) -> None:
+        kind = _parquet.Followed if path.suffix.lower() in _parquet.SUFFIXES else Followed
+        self._followed[path] = kind(path, self._settings.time_column, self.ledger, at_end=at_end)
 
     def _found(self) -> list[Path]:
         """The newest files, oldest first; those that are gone are no longer followed."""
