@@ -1,4 +1,4 @@
-"""Readings by HTTP: POST them, with a token.
+"""Readings by HTTP: POST them, or send them through a WebSocket, with a token.
 
     [[connectors.http]]
     port = 8480
@@ -14,6 +14,10 @@
 A body is one reading in any form that the bus takes, JSON or CBOR (`appliance/events/codec.py`), or lines of JSON. The
 answer is 202 with how many were taken; a body of which a line is wrong is refused as a whole, with the line. More than
 `rate_hz` requests a second are answered 429.
+
+A WebSocket at the same address (wss://box:8480/readings/hall1/pump) takes bodies as messages, and answers each with the
+same JSON: `{"taken": 1}` or `{"error": "..."}`. A browser, which cannot set headers, shows the token as its second
+subprotocol: `new WebSocket(url, ["millwright", token])`.
 """
 
 import asyncio
@@ -33,6 +37,7 @@ from appliance.config.secrets import Reveal, VaultName
 from appliance.connectors._names import checked
 from appliance.connectors._pace import REAL, Time
 from appliance.connectors._streams import Streams
+from appliance.connectors._websocket import PROTOCOL, WebSocket, agreement, is_asked, offered
 from appliance.connectors.port import Arrival
 from appliance.errors import ConfigError, ConnectorError, EventError
 from appliance.events import codec, topics
@@ -148,32 +153,80 @@ class Http:
             if not await within(IDLE_S, _request(http, reader, asked)) or not asked:
                 return
             found = asked[0]
-            answer = found if isinstance(found, Refusal) else await self._answer(*found)
-            status, told = (202, answer) if isinstance(answer, dict) else (answer.status, {"error": answer.message})
-            body = msgspec.json.encode(told)
-            headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-            headers += [("Connection", "close")] if isinstance(found, Refusal) else []
-            for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            answer = found if isinstance(found, Refusal) else await self._dealt(http, *found, reader, writer)
+            if answer is None:
+                return
+            for event in _told(answer, is_last=isinstance(found, Refusal)):
                 writer.write(http.send(event) or b"")
             await writer.drain()
             if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
                 return
             http.start_next_cycle()
 
+    async def _dealt(
+        self,
+        http: h11.Connection,
+        request: h11.Request,
+        body: bytes,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> dict[str, int] | Refusal | None:
+        if is_asked(request):
+            return await self._listen(http, request, reader, writer)
+        return await self._answer(request, body)
+
+    async def _listen(
+        self, http: h11.Connection, request: h11.Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> Refusal | None:
+        """A WebSocket, until it ends; what is answered where there is none."""
+        asset = self._admitted(request)
+        if isinstance(asset, Refusal):
+            return asset
+        agreed = agreement(request)
+        if agreed is None:
+            return self._refuse(Refusal(426, "a WebSocket is asked for by GET, in version 13"), "no-such-path")
+        writer.write(http.send(agreed) or b"")
+        socket = WebSocket(reader, writer, http.trailing_data[0], MAX_BODY)
+        async for message in socket.messages():
+            answer = await self._take(asset, message)
+            told = answer if isinstance(answer, dict) else {"error": answer.message}
+            await socket.tell(msgspec.json.encode(told).decode())
+        return None
+
     async def _answer(self, request: h11.Request, body: bytes) -> dict[str, int] | Refusal:
-        headers = dict(request.headers)
-        if not hmac.compare_digest(headers.get(b"authorization", b""), b"Bearer " + self._token):
+        asset = self._admitted(request)
+        if isinstance(asset, Refusal):
+            return asset
+        if request.method != b"POST":
+            return self._refuse(Refusal(404, f"POST to {PREFIX}<asset>"), "no-such-path")
+        return await self._take(asset, body)
+
+    def _admitted(self, request: h11.Request) -> str | Refusal:
+        """The asset that it may speak of."""
+        if not self._is_known(request):
             return self._refuse(Refusal(401, "show the token: Authorization: Bearer ..."), "unauthorised")
-        if not self._has_room():
-            return self._refuse(Refusal(429, f"more than {self._settings.rate_hz:g} requests a second"), "flood")
         path = unquote(request.target.decode("ascii", "replace").partition("?")[0])
-        if request.method != b"POST" or not path.startswith(PREFIX):
+        if not path.startswith(PREFIX):
             return self._refuse(Refusal(404, f"POST to {PREFIX}<asset>"), "no-such-path")
         asset = path.removeprefix(PREFIX)
         try:
             topics.check_path(asset)
-            if not any(asset == one or asset.startswith(f"{one}/") for one in self._settings.assets):
-                return self._refuse(Refusal(403, f"this token does not speak of '{asset}'"), "forbidden")
+        except EventError as error:
+            return self._refuse(Refusal(422, error.message), error.reason)
+        if not any(asset == one or asset.startswith(f"{one}/") for one in self._settings.assets):
+            return self._refuse(Refusal(403, f"this token does not speak of '{asset}'"), "forbidden")
+        return asset
+
+    def _is_known(self, request: h11.Request) -> bool:
+        shown = dict(request.headers).get(b"authorization", b"")
+        if not shown and is_asked(request) and (words := offered(request))[0] == PROTOCOL:
+            shown = b"Bearer " + words[-1].encode("latin-1")
+        return hmac.compare_digest(shown, b"Bearer " + self._token)
+
+    async def _take(self, asset: str, body: bytes) -> dict[str, int] | Refusal:
+        if not self._has_room():
+            return self._refuse(Refusal(429, f"more than {self._settings.rate_hz:g} requests a second"), "flood")
+        try:
             arrivals = self._read(asset, body)
         except EventError as error:
             return self._refuse(Refusal(422, error.message), error.reason)
@@ -213,6 +266,15 @@ class Http:
         self.ledger.received += 1
         self.ledger.drop(reason, refusal.message)
         return refusal
+
+
+def _told(answer: dict[str, int] | Refusal, *, is_last: bool) -> list[h11.Event]:
+    status, told = (202, answer) if isinstance(answer, dict) else (answer.status, {"error": answer.message})
+    body = msgspec.json.encode(told)
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    headers += [("Sec-WebSocket-Version", "13")] if status == 426 else []
+    headers += [("Connection", "close")] if is_last else []
+    return [h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()]
 
 
 async def _request(
