@@ -345,4 +345,4 @@ def _ingest(config: Config, document: Document) -> Service:
 
 
 def means(config: Config, document: Document, known: "Known") -> connecting.Means:
-    return connecting.Means(config, document, lambda: session(config), reveal(config), known)
+    return connecting.Means(config, document, lambda will: session(config, last_will=will), reveal(config), known)

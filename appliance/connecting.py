@@ -14,7 +14,9 @@ from appliance.errors import BusError, ConfigError, ConnectorError, VaultError
 
 if TYPE_CHECKING:
     from appliance.bus.mqtt import MqttBus
-    from appliance.connectors._listening import Known
+    from appliance.bus.port import Message
+    from appliance.connectors._listening import Known, Open
+    from appliance.connectors.dialects.port import Request
     from appliance.connectors.port import Connector
 
 DISCOVERY = "discovery"  # the connector that needs no configuration
@@ -25,7 +27,7 @@ class Means(NamedTuple):
 
     config: Config
     document: Document
-    session: "Callable[[], MqttBus]"  # with the bus of this box
+    session: "Callable[[Message | None], MqttBus]"  # with the bus of this box, and a last will
     reveal: Reveal
     known: "Known"  # what is remembered of a device, by its asset
 
@@ -54,7 +56,7 @@ def connector(name: str, settings: Any, means: Means) -> "Connector":
 
 def discovery(means: Means) -> "Connector":
     """Devices on the bus's own broker."""
-    return _listening(means, means.session)
+    return _listening(means, lambda will: means.session(_message(will)))
 
 
 def _elsewhere(settings: Any, means: Means) -> "Connector":
@@ -67,9 +69,10 @@ def _elsewhere(settings: Any, means: Means) -> "Connector":
         except VaultError as error:
             raise BusError(f"no password for '{settings.username}': {error.message}", error.remedy) from None
 
-    def opened() -> MqttBus:
+    def opened(will: "Request | None" = None) -> MqttBus:
         return MqttBus(
             settings.url,
+            will=_message(will),
             ca_file=settings.ca_file,
             cert_file=settings.cert_file,
             key_file=settings.key_file,
@@ -83,7 +86,7 @@ def _elsewhere(settings: Any, means: Means) -> "Connector":
     return _listening(means, opened, settings.dialects)
 
 
-def _listening(means: Means, open_line: "Callable[[], MqttBus]", names: Sequence[str] = ()) -> "Connector":
+def _listening(means: Means, open_line: "Open", names: Sequence[str] = ()) -> "Connector":
     """Dialects at a broker: those of [devices], or the named ones."""
     from appliance.connectors import dialects
     from appliance.connectors._listening import Listening
@@ -92,6 +95,12 @@ def _listening(means: Means, open_line: "Callable[[], MqttBus]", names: Sequence
     settings = means.config.devices
     spoken = dialects.spoken(means.document, names or settings.dialects, means.config.dialects)
     return Listening(spoken, open_line, Limits(settings.max_devices, settings.max_rate_hz), means.known)
+
+
+def _message(will: "Request | None") -> "Message | None":
+    from appliance.bus.port import Message
+
+    return Message(will.topic, will.payload, 1, will.stands) if will else None
 
 
 def _telling(reveal: Reveal) -> Reveal:

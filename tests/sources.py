@@ -67,7 +67,7 @@ def listening(_: Path) -> Connector:
                 bus.publish("zigbee2mqtt/plug", b'{"power": %d}' % number if number % 5 else b"{broken")
 
     settings = mqtt.Settings("mqtt://192.0.2.1", dialects=["zigbee2mqtt"])
-    return WithPeer(mqtt.create(settings, lambda: MemoryBus(broker), leap.time()), lambda: busy(speak))
+    return WithPeer(mqtt.create(settings, lambda _: MemoryBus(broker), leap.time()), lambda: busy(speak))
 
 
 def polling(_: Path) -> Connector:

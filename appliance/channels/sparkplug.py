@@ -166,8 +166,8 @@ class Sparkplug:
 
     def _hear_host(self, payload: bytes) -> None:
         try:
-            state = msgspec.json.decode(payload, type=_HostState)
-        except msgspec.DecodeError:
+            state = sparkplug.host_state(payload)
+        except EventError:
             return
         if state.timestamp < self._host_at:
             return  # the last will of a session that is over already
@@ -187,8 +187,3 @@ class Sparkplug:
 
     def _now_ms(self) -> int:
         return self._tools.clock() // 1_000_000
-
-
-class _HostState(msgspec.Struct):
-    online: bool
-    timestamp: int = 0

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 from appliance.connectors._pace import REAL, Time
 from appliance.connectors._streams import Streams
 from appliance.connectors.dialects._devices import Devices, Limits
-from appliance.connectors.dialects.port import Dialect, Listen, Outcome, Request
+from appliance.connectors.dialects.port import Dialect, Listen, Mortal, Outcome, Request
 from appliance.connectors.port import Arrival
 from appliance.errors import BusError, EventError
 from appliance.events.ledger import Ledger
@@ -48,20 +48,20 @@ class Line(Protocol):
 
     def subscribe(self, *filters: str) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Heard]]]: ...
 
-    def publish(self, topic: str, payload: bytes) -> None: ...
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None: ...
 
     def on_connected(self, callback: Callable[[], None]) -> None: ...
 
 
-Open = Callable[[], Line]
+Open = Callable[[Request | None], Line]  # with what the broker says when the session is lost
 Known = Callable[[str], Device | None]
 
 
 class _Voice:
     """A dialect, its devices and its session."""
 
-    def __init__(self, dialect: Dialect, devices: Devices, line: Line) -> None:
-        self.dialect, self.devices, self.line = dialect, devices, line
+    def __init__(self, dialect: Dialect, devices: Devices, line: Line, will: Request | None) -> None:
+        self.dialect, self.devices, self.line, self.will = dialect, devices, line, will
         self.filters: set[str] = set()
 
 
@@ -89,10 +89,11 @@ class Listening:
         self._stack, self._streams = AsyncExitStack(), Streams(self.ledger)
         try:
             for dialect in self._dialects:
-                line = self._open()
+                will = dialect.will(self._time.now()) if isinstance(dialect, Mortal) else None
+                line = self._open(will)
                 await self._stack.enter_async_context(line)
                 devices = Devices(dialect.name, self.ledger, self._limits, self._known)
-                self._voices.append(voice := _Voice(dialect, devices, line))
+                self._voices.append(voice := _Voice(dialect, devices, line, will))
                 if dialect.filters:
                     self._listen(voice, dialect.filters)
                 line.on_connected(partial(self._greet, voice))
@@ -177,11 +178,15 @@ class Listening:
     def _publish(self, voice: _Voice, requests: Iterable[Request]) -> None:
         for request in requests:
             try:
-                voice.line.publish(request.topic, request.payload)
+                stands = request.stands
+                voice.line.publish(request.topic, request.payload, qos=int(stands), retain=stands)
             except BusError as error:
                 log.warning("%s: %s", voice.dialect.name, error.message)
 
     async def _close(self) -> None:
         await self._streams.close()
+        for voice in self._voices:
+            if voice.will is not None:  # which a session that ends as planned does not leave
+                self._publish(voice, [voice.will])
         self._voices.clear()
         await self._stack.aclose()

@@ -11,14 +11,13 @@ It listens, and publishes only what makes devices introduce themselves. What dev
 their identity: one that is found on both is one asset.
 """
 
-from collections.abc import Callable
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
 from appliance.config.secrets import VaultName
 from appliance.connectors import dialects as every
-from appliance.connectors._listening import Line, Listening
+from appliance.connectors._listening import Listening, Open
 from appliance.connectors._pace import REAL, Time
 
 
@@ -36,7 +35,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
-def create(settings: Settings, open_line: Callable[[], Line], time: Time = REAL) -> Listening:
+def create(settings: Settings, open_line: Open, time: Time = REAL) -> Listening:
     """`open_line` makes a session with the broker: this room knows none."""
     names = settings.dialects or list(every.declared())
     return Listening([every.make(name) for name in names], open_line, time=time)

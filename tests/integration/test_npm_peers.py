@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,15 +16,21 @@ from typing import Any
 import msgspec
 import pytest
 
+from appliance import forwarding
 from appliance.bus.mqtt import MqttBus
+from appliance.bus.port import Message
+from appliance.channels import sparkplug as spb_out
+from appliance.channels.port import Origin
 from appliance.config.secrets import VaultName
 from appliance.connectors import dialects, modbus, mqtt, opcua
 from appliance.connectors._listening import Listening
+from appliance.connectors.dialects.port import Request
 from appliance.connectors.port import Connector
-from appliance.errors import ConnectorError
+from appliance.errors import ChannelError, ConnectorError
 from appliance.events.schema import Device, Reading
 from appliance.protocols import sparkplug
 from appliance.protocols.sparkplug import DataSet, Metric, Payload, Template, Type
+from appliance.store.parcels import Lane, Parcel
 from tests.conftest import ROOT
 
 PATIENCE_S = 60.0
@@ -67,6 +74,14 @@ async def peer(script: str, *words: str) -> AsyncIterator[tuple[asyncio.StreamRe
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+def opened(url: str, will: Request | None) -> MqttBus:
+    return MqttBus(url, will=Message(will.topic, will.payload, 1, will.stands) if will else None)
+
+
+async def no_secret(name: VaultName) -> bytes:
+    raise KeyError(name.vault)
 
 
 def free_port() -> int:
@@ -166,13 +181,13 @@ def test_a_sparkplug_node_that_was_there_before_us_is_asked_for_its_birth(broker
 
     async def main() -> None:
         async with peer("edge_node.js", str(broker)) as (said, _):
-            async with mqtt.create(settings, lambda: MqttBus(settings.url)) as connector:
+            async with mqtt.create(settings, lambda will: opened(settings.url, will)) as connector:
                 values = await until(connector, pressure=22.0)
             assert values.keys() == {"pressure"}
             async with asyncio.timeout(PATIENCE_S):
                 assert await said.readline() == b"rebirth\n"
             assert connector.ledger.dropped["no-birth"] >= 1
-        async with mqtt.create(settings, lambda: MqttBus(settings.url)) as connector:
+        async with mqtt.create(settings, lambda will: opened(settings.url, will)) as connector:
             async with peer("edge_node.js", str(broker)):
                 await until(connector, pressure=20.5)
             async with asyncio.timeout(PATIENCE_S):
@@ -181,6 +196,62 @@ def test_a_sparkplug_node_that_was_there_before_us_is_asked_for_its_birth(broker
                     if gone:
                         assert gone[0].units == {"pressure": "bar"}
                         break
+
+    asyncio.run(main())
+
+
+def test_a_sparkplug_node_that_waits_for_a_host_is_served_by_this_side(broker: int) -> None:
+    settings = mqtt.Settings(f"mqtt://127.0.0.1:{broker}")
+    spoken = [
+        dialects.make(
+            "sparkplug", msgspec.convert({"groups": ["plant"], "host": "millwright"}, dialects.declared()["sparkplug"])
+        )
+    ]
+
+    async def main() -> None:
+        async with peer("waiting_node.js", str(broker), "millwright") as (said, _):
+            async with Listening(spoken, lambda will: opened(settings.url, will)) as connector:
+                await until(connector, pressure=22.0)
+                assert connector.ledger.dropped["historical"] >= 1
+            async with asyncio.timeout(PATIENCE_S):
+                assert await said.readline() == b"host is there\n"
+                assert await said.readline() == b"host is away\n"
+
+    asyncio.run(main())
+
+
+def test_a_sparkplug_host_of_another_maker_hears_what_waited_for_it(
+    broker: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"mqtt://127.0.0.1:{broker}"
+    settings = spb_out.Settings(url=url, group="plant", node="box", host="scada")
+    channel = spb_out.create(settings, forwarding.tools(no_secret))
+    reading, unit = b'{"at":%d,"values":{"t":%f}}', b'{"name":"pump","units":{"t":"Cel"}}'
+
+    async def main() -> None:
+        with monkeypatch.context() as patch, pytest.raises(ChannelError, match="'scada' is away"):
+            patch.setattr(spb_out, "HOST_S", 0.5)
+            await channel.__aenter__()
+        async with peer("scada_host.js", str(broker), "scada") as (said, _), channel:
+            now = time.time_ns()
+            parcels = [
+                Parcel(Lane.STATE, 1, 0, "device/hall1/pump", unit),
+                Parcel(Lane.READING, 1, 0, "reading/hall1/pump", reading % (now - 60 * 10**9, 61.5)),
+                Parcel(Lane.READING, 2, 1, "reading/hall1/pump", reading % (now, 62.5)),
+            ]
+            await channel.deliver(Origin("0" * 12), parcels)
+            async with asyncio.timeout(PATIENCE_S):
+                told = [json.loads(await said.readline()) for _ in range(4)]
+        assert [one["topic"].split("/", 2)[2] for one in told] == [
+            "NBIRTH/box",
+            *(f"{verb}/box/hall1:pump" for verb in ("DBIRTH", "DDATA", "DDATA")),
+        ]
+        assert [one["seq"] for one in told] == [0, 1, 2, 3]
+        (named,) = told[1]["metrics"]
+        assert (named["name"], named["properties"]["engUnit"]["value"]) == ("t", "°C")
+        data = [metric for one in told[2:] for metric in one["metrics"]]
+        values = [(one["alias"], one["value"], one.get("isHistorical", False)) for one in data]
+        assert values == [(named["alias"], 61.5, True), (named["alias"], 62.5, False)]
 
     asyncio.run(main())
 
@@ -274,7 +345,7 @@ def test_node_red_is_heard_and_hears(broker: int, tmp_path: Path) -> None:
 
     async def main() -> None:
         async with node_red(tmp_path, broker), MqttBus(f"mqtt://127.0.0.1:{broker}") as bus:
-            async with Listening([dialect], lambda: MqttBus(f"mqtt://127.0.0.1:{broker}")) as connector:
+            async with Listening([dialect], lambda will: opened(f"mqtt://127.0.0.1:{broker}", will)) as connector:
                 assert await until(connector, t=61.5) == {"t": 61.5}
             async with bus.subscribe("nodered/echo") as echoes, asyncio.timeout(PATIENCE_S):
                 bus.publish("mw/v1/reading/line1/pump", b'{"temperature": 61.25}')

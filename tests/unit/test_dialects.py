@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from appliance import plugins
 from appliance.connectors import dialects
 from appliance.connectors.dialects import _json
-from appliance.connectors.dialects.port import Dialect, Facts, Listen, Outcome, Refused, Request, Sample, Standing
+from appliance.connectors.dialects.port import (
+    Dialect,
+    Facts,
+    Listen,
+    Mortal,
+    Outcome,
+    Refused,
+    Request,
+    Sample,
+    Standing,
+)
 from appliance.errors import ConfigError, ConnectorError, EventError
 from appliance.protocols import protobuf, sparkplug
 from appliance.protocols.sparkplug import DataSet, Metric, Payload, Template, Type, Verb
@@ -460,6 +470,28 @@ def test_sparkplug_a_gap_is_told_and_a_rebirth_is_asked_for_once_in_a_while(born
     assert reasons(again) == ["sequence"]
     assert not any(map(is_rebirth, again))
     assert any(map(is_rebirth, spark(born, Verb.NDATA, Payload((data,), seq=2), at=NOW + 20 * SECOND)))
+
+
+def test_sparkplug_a_host_tells_that_it_is_there_and_contradicts_who_says_otherwise() -> None:
+    dialect = made("sparkplug", groups=["g"], host="us")
+    assert isinstance(dialect, Mortal)
+    will = dialect.will(5_000_000_000)
+    assert will == Request("spBv1.0/STATE/us", b'{"online":false,"timestamp":5000}', stands=True)
+    told = [Request("spBv1.0/STATE/us", b'{"online":true,"timestamp":5000}', stands=True)]
+    assert dialect.greet() == told
+    assert set(dialect.filters) == {"spBv1.0/g/#", "spBv1.0/STATE/us"}
+    assert tell(dialect, "spBv1.0/STATE/us", will.payload) == told
+    assert tell(dialect, "spBv1.0/STATE/us", told[0].payload) == []
+    assert tell(dialect, "spBv1.0/STATE/them", will.payload) == []
+    with pytest.raises(EventError):
+        tell(dialect, "spBv1.0/STATE/us", b"OFFLINE")
+
+
+def test_sparkplug_is_no_host_unless_it_is_told(born: Dialect) -> None:
+    assert isinstance(born, Mortal)
+    assert born.will(1) is None
+    assert born.greet() == ()
+    assert tell(born, "spBv1.0/STATE/them", b"{broken") == []
 
 
 def test_sparkplug_numbers_wrap(born: Dialect) -> None:

@@ -7,7 +7,7 @@ person sees who sends it. Units are the device's own words: whoever hosts the di
 """
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Meta, Struct, field
 
@@ -56,6 +56,7 @@ class Request(NamedTuple):
 
     topic: str
     payload: bytes
+    stands: bool = False  # the broker keeps it for those who come later
 
 
 class Listen(NamedTuple):
@@ -79,6 +80,14 @@ class Dialect(Protocol):
 
     def write(self, key: str, point: str, value: float) -> Sequence[Request]:
         """What sets a point of a device. ConnectorError where this dialect cannot."""
+
+
+@runtime_checkable
+class Mortal(Protocol):
+    """What a dialect may offer whose devices want to know whether this side is there."""
+
+    def will(self, at: int) -> Request | None:
+        """Before each session, at this time: what the broker says when this side is gone; None where nothing is."""
 
 
 Words = Annotated[list[str], Meta(max_length=64)]

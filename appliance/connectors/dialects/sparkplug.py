@@ -2,17 +2,22 @@
 
     [dialects.sparkplug]
     groups = []                  # empty: all
+    host = "millwright"          # this side is a host application of that name
 
 A node is `group/node`, a device `group/node/device`. A birth names metrics, types, aliases and units (`engUnit`); data
 without a birth, or out of sequence, makes this side ask for a rebirth, at most every 10 s a node. A death that belongs
 to an older birth is left aside. Cells of a data set are points `metric.column` (its last row), members of a template
 `metric/member`. What a node kept while it was offline (historical) is counted and left out: it is not now.
+
+Nodes may wait for a host application and keep what they have until it is there. With `host` this side is one: its state
+is told when it comes, when it goes, and when somebody else has told it wrongly.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct, field
 
 from appliance.connectors.dialects import _json
@@ -29,8 +34,9 @@ from appliance.connectors.dialects.port import (
 )
 from appliance.errors import ConnectorError, EventError
 from appliance.protocols import sparkplug
-from appliance.protocols.sparkplug import Address, DataSet, Metric, Payload, Template, Type, Verb
+from appliance.protocols.sparkplug import Address, DataSet, HostState, Metric, Payload, Template, Type, Verb
 
+ALL = (sparkplug.FILTER,)
 MAX_NODES = 1000
 MAX_DEVICES = 1000  # of a node
 MAX_ALIASES = 50_000  # of a node
@@ -44,10 +50,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Edge nodes that speak Sparkplug B."""
 
     groups: Annotated[Words, Meta(description="Groups that are heard; empty: all.")] = field(default_factory=list)
+    host: Annotated[
+        str,
+        Meta(
+            pattern=r"^[^#+/\x00-\x1f]{0,100}$",
+            description="The host application that this side is to nodes that wait for one; empty: none.",
+        ),
+    ] = ""
 
 
 def create(settings: Settings) -> "SparkplugB":
-    return SparkplugB(settings.groups)
+    return SparkplugB(settings.groups, settings.host)
 
 
 class _Node:
@@ -62,14 +75,25 @@ class _Node:
 class SparkplugB:
     name = "sparkplug"
 
-    def __init__(self, groups: Sequence[str]) -> None:
-        self.filters = tuple(f"{sparkplug.NAMESPACE}/{group}/#" for group in groups) or (sparkplug.FILTER,)
+    def __init__(self, groups: Sequence[str], host: str = "") -> None:
+        self._host, self._since = sparkplug.host(host) if host else "", 0
+        own = (self._host,) if host else ()
+        self.filters = (*(f"{sparkplug.NAMESPACE}/{group}/#" for group in groups), *own) if groups else ALL
         self._nodes: dict[str, _Node] = {}
 
+    def will(self, at: int) -> Request | None:
+        self._since = at // _MS
+        return self._state(online=False) if self._host else None
+
     def greet(self) -> Sequence[Request]:
-        return ()
+        return [self._state(online=True)] if self._host else ()
+
+    def _state(self, *, online: bool) -> Request:
+        return Request(self._host, msgspec.json.encode(HostState(online, self._since)), stands=True)
 
     def take(self, topic: str, payload: bytes, at: int) -> Sequence[Outcome]:
+        if topic == self._host:  # told wrongly where it says that we are not there: by a session of ours that is over
+            return [] if sparkplug.host_state(payload).online else [self._state(online=True)]
         if topic.startswith(f"{sparkplug.NAMESPACE}/STATE/"):
             return []
         address = sparkplug.parse(topic)
