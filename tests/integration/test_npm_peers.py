@@ -229,9 +229,10 @@ def test_a_sparkplug_host_of_another_maker_hears_what_waited_for_it(
     reading, unit = b'{"at":%d,"values":{"t":%f}}', b'{"name":"pump","units":{"t":"Cel"}}'
 
     async def main() -> None:
-        with monkeypatch.context() as patch, pytest.raises(ChannelError, match="'scada' is away"):
+        with monkeypatch.context() as patch:
             patch.setattr(spb_out, "HOST_S", 0.5)
-            await channel.__aenter__()
+            with pytest.raises(ChannelError, match="'scada' is away"):
+                await channel.__aenter__()
         async with peer("scada_host.js", str(broker), "scada") as (said, _), channel:
             now = time.time_ns()
             parcels = [
