@@ -78,21 +78,23 @@ def _taps(tensor: Tensor, rows: int) -> tuple[int, int]:
 
 def measure(noted: Noted) -> float:
     """Bits of what was noted, under its own statistics, with a fee for every pair of context and symbol."""
-    total = 0.0
-    for widths in noted.raw:
-        total += float(widths[1].sum(dtype=np.int64))
-    if not noted.calls:
-        return total
-    keys = np.concatenate([contexts.astype(np.int32) << 8 | symbols for contexts, symbols in noted.calls])
-    counts = np.bincount(keys, minlength=0)
+    total = float(sum(widths.sum(dtype=np.int64) for _, widths in noted.raw))
+    for own in (True, False):
+        calls = [call for call in noted.calls if len(call[0]) and (call[0][0] < tokens.CONTEXTS) == own]
+        if calls:
+            keys = [contexts.astype(np.int32) << 8 | symbols for contexts, symbols in calls]
+            total += _under_own(np.concatenate(keys))
+    return total
+
+
+def _under_own(keys: NDArray[np.int32]) -> float:
+    """Bits of symbols, the low bytes of `keys`, under the statistics of their contexts, which are the rest of them."""
+    counts = np.bincount(keys - (keys.min() & ~0xFF))
     counts = np.concatenate([counts, np.zeros(-len(counts) % 256, counts.dtype)]).reshape(-1, 256)
     counts = counts[counts.any(axis=1)].astype(np.float64)
     rows = counts.sum(axis=1)
-    return (
-        total
-        + float((rows * np.log2(rows)).sum() - (counts * np.log2(np.maximum(counts, 1))).sum())
-        + float((counts > 0).sum())
-    )
+    bits = (rows * np.log2(rows)).sum() - (counts * np.log2(np.maximum(counts, 1))).sum()
+    return float(bits + (counts > 0).sum())
 
 
 def run(plan: Plan, known: Known, inputs: Inputs, chosen: Sequence[int] | None = None) -> Iterator[Noted]:

@@ -32,7 +32,7 @@ from ota.delta.segments import (
 from ota.delta.tensors import Source
 
 if TYPE_CHECKING:
-    from ota.delta.encoding import Encoded
+    from ota.delta.writing import Encoded
 
 __all__ = [
     "encode",

@@ -4,7 +4,7 @@
 
 Numbers are little-endian. The manifest is deterministic CBOR (RFC 8949, 4.2): a map
 
-    format   1
+    format   2
     folder   whether it gives a folder of files, or one file
     files    one map a file, rising by path:
                  path    in the new folder; `model` where it is one file
@@ -41,6 +41,7 @@ from ota.delta.errors import DeltaError, PatchError
 from ota.delta.tensors import MAX_BYTES, Source
 
 MAGIC = b"MWDELTA1"
+FORMAT = 2  # of what frames mean: 1 had other contexts
 HEAD = len(MAGIC) + 4 + 32
 MAX_MANIFEST = 512 << 10  # bytes
 MAX_FILES = 1024
@@ -133,7 +134,7 @@ def frame_digest(frame: bytes, given: bytes = b"") -> bytes:
 def written(changes: Sequence[Change], folder: bool, index: bytes) -> bytes:
     """Everything ahead of the frames."""
     files = [_plain(change) for change in changes]
-    manifest = cbor2.dumps({"format": 1, "folder": folder, "files": files}, canonical=True)
+    manifest = cbor2.dumps({"format": FORMAT, "folder": folder, "files": files}, canonical=True)
     if len(manifest) > MAX_MANIFEST:
         raise DeltaError(f"the manifest takes {len(manifest)} bytes, more than {MAX_MANIFEST}", "split the folder")
     body = manifest + index
@@ -197,7 +198,7 @@ def read(patch: Source, size: int) -> Manifest:
 
 def _decoded(encoded: bytes) -> dict[str, Any]:
     plain = _loads(encoded)
-    if not isinstance(plain, dict) or plain.get("format") != 1:
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         raise PatchError("the manifest is of another format", "update this machine's software first")
     if set(plain) != {"format", "folder", "files"} or cbor2.dumps(plain, canonical=True) != encoded:
         raise PatchError("the manifest is not in its own form")

@@ -1,183 +1,32 @@
 """Pairs of tensors become segments: every pair by the operation that is smallest for it. Host only.
 
-Analysis first: tokens and contexts of all tensors go to a temporary file and into the statistics that the context
-tables are built from. Then the streams are written, from the last symbol of a stretch to its first.
+Analysis first: tokens and contexts of all tensors go into the spool. `writing` makes segments of what was found.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import IO
+from dataclasses import replace
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from ota.delta import payload, rans, tables, tokens
 from ota.delta.analysis import Analysis, Candidate, Hinted, run, shape_of
 from ota.delta.decoding import MAX_DICTIONARY
 from ota.delta.integers import load, values
 from ota.delta.plans import MAX_COLUMNS, SCALES, WEIGHTS, ZEROS, Blocks
 from ota.delta.predictors import Inputs
-from ota.delta.segments import MAX_PARTS, MAX_SEGMENT, Hints, Operation, Pair, Part, Segment
-from ota.delta.streams import Noted
+from ota.delta.segments import MAX_SEGMENT, Hints, Operation, Pair, Part
 from ota.delta.tensors import Source, Tensor
+from ota.delta.writing import Encoded, Piece, Spool
 
-RESTART = 64 << 20  # bytes of output after which the streams start again
 _LEVEL = 19
 _PIECE = 2 << 20  # bytes of a RAW or GAP part
 _AROUND = 1 << 20  # bytes of the old file looked at to either side of a GAP part
-_PER_LANE = 1500  # bytes of payload that are worth a lane: it costs about three
-_FEW_LANES, _PER_EARLY = 256, 500  # up to there fewer bytes will do: numpy is slow with few
-
-
-@dataclass
-class _Piece:
-    """A part, with the numbers of the noted blocks it is made of, or its blob."""
-
-    part: Part
-    blocks: list[int] = field(default_factory=list)
-    blob: bytes = b""
-
-
-class _Spool:
-    """Noted blocks in a temporary file."""
-
-    def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  kept until `close`
-        self._places: list[int] = []
-        self.counts = np.zeros(tokens.FAMILIES * tokens.CONTEXTS * rans.SYMBOLS, np.int64)
-        self.raw_bits = 0
-
-    def add(self, noted: Noted) -> int:
-        contexts = np.concatenate([contexts for contexts, _ in noted.calls])
-        symbols = np.concatenate([symbols for _, symbols in noted.calls])
-        self.counts += np.bincount(contexts.astype(np.int64) << 8 | symbols, minlength=len(self.counts))
-        numbers = np.concatenate([numbers for numbers, _ in noted.raw])
-        widths = np.concatenate([widths for _, widths in noted.raw])
-        self.raw_bits += int(widths.sum(dtype=np.int64))
-        self._places.append(self._file.seek(0, 2))
-        lengths = np.array([len(contexts) for contexts, _ in noted.calls], np.int64)
-        for array in (lengths, contexts, symbols, numbers, widths):
-            np.save(self._file, array)
-        return len(self._places) - 1
-
-    def get(self, number: int) -> Noted:
-        self._file.seek(self._places[number])
-        lengths, contexts, symbols, numbers, widths = (np.load(self._file) for _ in range(5))
-        noted = Noted()
-        cuts = np.cumsum(lengths)[:-1]
-        noted.calls = list(zip(np.split(contexts, cuts), np.split(symbols, cuts), strict=True))
-        noted.raw = [(numbers, widths)]
-        return noted
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class Encoded:
-    """What `encode` found; to be closed."""
-
-    def __init__(self, copies: list[Part], pieces: list[_Piece], spool: _Spool) -> None:
-        self._copies, self._pieces, self._spool = copies, pieces, spool
-        book, self._book = tables.build(spool.counts.reshape(-1, rans.SYMBOLS))
-        self._lanes = _lanes(self._bits() / 8)
-        self.tables = payload.write_tables(self._lanes, book)
-
-    def _bits(self) -> float:
-        counts = self._spool.counts.reshape(-1, rans.SYMBOLS)
-        used = np.flatnonzero(counts.any(axis=1))
-        if not len(used):
-            return 0.0
-        shares = self._book.tables.frequencies[self._book.chosen.reshape(-1)[used]] / rans.TOTAL
-        return float(-(counts[used] * np.log2(np.maximum(shares, 1 / rans.TOTAL))).sum())
-
-    def entropy(self) -> float:
-        """Bytes of the residuals and of what zstd packed, if all that tells how to read them cost nothing."""
-        counts = self._spool.counts.reshape(tokens.FAMILIES, tokens.CONTEXTS, rans.SYMBOLS)
-        told = counts[tokens.META].sum(axis=0) @ tokens.WIDTHS.astype(np.int64)
-        known = counts[tokens.META + 1 :].astype(np.float64)
-        total = known.sum(axis=-1)
-        bits = (total * np.log2(np.maximum(total, 1))).sum() - (known * np.log2(np.maximum(known, 1))).sum()
-        return float(bits + self._spool.raw_bits - told) / 8 + sum(len(piece.blob) for piece in self._pieces)
-
-    def segments(self) -> Iterator[Segment]:
-        """In the order in which they are to be decoded: copies first, for scales may be among them."""
-        for start in range(0, len(self._copies), MAX_PARTS):
-            yield Segment(tuple(self._copies[start : start + MAX_PARTS]))
-        for stretch in _stretches(list(_packed(self._pieces))):
-            yield from self._stretch(stretch)
-
-    def _stretch(self, segments: list[list[_Piece]]) -> Iterator[Segment]:
-        """Segments of which the first starts the streams. Written backwards, given forwards."""
-        states = rans.start(self._lanes)
-        words: list[rans.Words] = []
-        for pieces in reversed(segments):
-            found = [np.zeros(0, np.uint16)]
-            for number in reversed([number for piece in pieces for number in piece.blocks]):
-                for contexts, symbols in reversed(self._spool.get(number).calls):
-                    chosen = self._book.chosen.reshape(-1)[contexts]
-                    found.append(rans.encode_call(self._book.tables, states, chosen, symbols))
-            words.append(np.concatenate(found[::-1]))
-        coded = any(piece.blocks for pieces in segments for piece in pieces)
-        for number, (pieces, its) in enumerate(zip(segments, reversed(words), strict=True)):
-            yield self._segment(pieces, its, states if coded and number == 0 else None)
-
-    def _segment(self, pieces: list[_Piece], words: rans.Words, states: rans.States | None) -> Segment:
-        raw = [raw for piece in pieces for number in piece.blocks for raw in self._spool.get(number).raw]
-        numbers = np.concatenate([numbers for numbers, _ in raw] or [np.zeros(0, np.uint32)])
-        widths = np.concatenate([widths for _, widths in raw] or [np.zeros(0, np.uint8)])
-        blobs = b"".join(piece.blob for piece in pieces)
-        content = payload.Payload(words, tokens.pack(numbers, widths), blobs, states)
-        return Segment(tuple(piece.part for piece in pieces), payload.write(content))
-
-    def close(self) -> None:
-        """Lets go of the temporary file."""
-        self._spool.close()
-
-
-def _lanes(size: float) -> int:
-    """A power of two that costs little of `size` bytes."""
-    lanes = rans.MIN_LANES
-    while lanes < rans.MAX_LANES and size > 2 * lanes * (_PER_EARLY if lanes < _FEW_LANES else _PER_LANE):
-        lanes *= 2
-    return lanes
-
-
-def _packed(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    """Pieces by the segment, those of one tensor joined where they meet in one."""
-    found: list[_Piece] = []
-    size = 0
-    for piece in pieces:
-        if found and (size + piece.part.size > MAX_SEGMENT or len(found) == MAX_PARTS):
-            yield found
-            found, size = [], 0
-        size += piece.part.size
-        if found and piece.blocks and not piece.part.params:
-            last = found[-1]
-            found[-1] = _Piece(replace(last.part, size=last.part.size + piece.part.size), last.blocks + piece.blocks)
-        else:
-            found.append(piece)
-    if found:
-        yield found
-
-
-def _stretches(segments: list[list[_Piece]]) -> Iterator[list[list[_Piece]]]:
-    found: list[list[_Piece]] = []
-    size = 0
-    for pieces in segments:
-        if found and size >= RESTART:
-            yield found
-            found, size = [], 0
-        found.append(pieces)
-        size += sum(piece.part.size for piece in pieces)
-    if found:
-        yield found
 
 
 def encode(old: Source, new: Source, pairs: Sequence[Pair]) -> Encoded:
     """Finds the smallest operation for every pair. Memory: some copies of one tensor; disk: about the new file."""
-    spool = _Spool()
+    spool = Spool()
     try:
         return _encode(old, new, pairs, spool)
     except BaseException:
@@ -185,9 +34,9 @@ def encode(old: Source, new: Source, pairs: Sequence[Pair]) -> Encoded:
         raise
 
 
-def _encode(old: Source, new: Source, pairs: Sequence[Pair], spool: _Spool) -> Encoded:
+def _encode(old: Source, new: Source, pairs: Sequence[Pair], spool: Spool) -> Encoded:
     copies: list[Part] = []
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     owners = _owners(old, new, pairs)
     scales = {owner.new.offset: pair for pair in pairs for owner in [owners.get(pair.new.offset)] if owner is not None}
     for pair in _scales_first(pairs):
@@ -270,7 +119,7 @@ def _is_usable(pair: Pair) -> bool:
     return pair.old is not None and pair.old.size == pair.new.size and pair.old.kind == pair.new.kind
 
 
-def _with_scales(old: Source, new: Source, scales: Pair, weights: Pair, spool: _Spool) -> list[_Piece]:
+def _with_scales(old: Source, new: Source, scales: Pair, weights: Pair, spool: Spool) -> list[Piece]:
     """Weights behind their scales: where that is smaller, the scales tell the low rank, for it moves them, too."""
     with np.errstate(all="ignore"):
         analysis, candidate = _analysed(old, new, weights)
@@ -285,7 +134,7 @@ def _with_scales(old: Source, new: Source, scales: Pair, weights: Pair, spool: _
     return _best(old, new, scales, spool) + _smaller(old, new, weights, analysis, candidate, spool)
 
 
-def _best(old: Source, new: Source, pair: Pair, spool: _Spool) -> list[_Piece]:
+def _best(old: Source, new: Source, pair: Pair, spool: Spool) -> list[Piece]:
     """By the codec, or by zstd where it is smaller: little changed, or no numbers."""
     if shape_of(pair.new) is None:
         return list(_zipped(old, new, pair))
@@ -303,8 +152,8 @@ def _analysed(old: Source, new: Source, pair: Pair) -> tuple[Analysis, Candidate
 
 
 def _smaller(
-    old: Source, new: Source, pair: Pair, analysis: Analysis, candidate: Candidate, spool: _Spool
-) -> list[_Piece]:
+    old: Source, new: Source, pair: Pair, analysis: Analysis, candidate: Candidate, spool: Spool
+) -> list[Piece]:
     if _zips_better(old, new, pair, candidate.bits / 8):
         zipped = list(_zipped(old, new, pair))
         if sum(len(piece.blob) + 6 for piece in zipped) * 8 < candidate.bits:
@@ -312,12 +161,12 @@ def _smaller(
     return _coded(pair, candidate, analysis.inputs, spool)
 
 
-def _coded(pair: Pair, candidate: Candidate, inputs: Inputs, spool: _Spool) -> list[_Piece]:
+def _coded(pair: Pair, candidate: Candidate, inputs: Inputs, spool: Spool) -> list[Piece]:
     walk, params = Blocks(candidate.plan), candidate.plan.params()
     with np.errstate(all="ignore"):
         numbers = [spool.add(block) for block in run(candidate.plan, candidate.known, inputs)]
     return [
-        _Piece(
+        Piece(
             Part(Operation.DELTA, pair.new.offset + walk.start(at), walk.size(at), params if at == 0 else ()), [number]
         )
         for at, number in enumerate(numbers)
@@ -332,25 +181,25 @@ def _zips_better(old: Source, new: Source, pair: Pair, size: float) -> bool:
     return len(_zip(data, known, 3)) < 1.3 * size * sample / pair.new.size + 64
 
 
-def _zipped(old: Source, new: Source, pair: Pair) -> Iterator[_Piece]:
+def _zipped(old: Source, new: Source, pair: Pair) -> Iterator[Piece]:
     for at in range(0, pair.new.size, _PIECE):
         offset, size = pair.new.offset + at, min(_PIECE, pair.new.size - at)
         data = new.read(offset, size)
         alone = _zip(data, b"", _LEVEL)
         raw = Part(Operation.RAW, offset, size, (len(alone),) if len(alone) < size else ())
-        best = _Piece(raw, blob=alone if raw.params else data)
+        best = Piece(raw, blob=alone if raw.params else data)
         if pair.old is not None and pair.old.size:
             gap = _gap(old, pair.old, pair.new, at, data)
             best = min(best, gap, key=lambda piece: len(piece.blob) + 2 * len(piece.part.params))
         yield best
 
 
-def _gap(old: Source, before: Tensor, after: Tensor, at: int, data: bytes) -> _Piece:
+def _gap(old: Source, before: Tensor, after: Tensor, at: int, data: bytes) -> Piece:
     start = min(max(0, at - _AROUND), max(0, before.size - 1))
     size = min(before.size - start, len(data) + 2 * _AROUND, MAX_DICTIONARY)
     blob = _zip(data, old.read(before.offset + start, size), _LEVEL)
     offset = after.offset + at
-    return _Piece(Part(Operation.GAP, offset, len(data), (before.offset + start - offset, size, len(blob))), blob=blob)
+    return Piece(Part(Operation.GAP, offset, len(data), (before.offset + start - offset, size, len(blob))), blob=blob)
 
 
 def _zip(data: bytes, dictionary: bytes, level: int) -> bytes:

@@ -14,7 +14,7 @@ Array = NDArray[Any]
 MAX_RANK = 64
 MAX_FACTOR = (1 << 15) - 1
 _TURNS = 2
-_ROUND = 0.4  # added before the right side is cut: more zeros for little loss
+_ROUND_LEFT, _ROUND = 0.42, 0.4  # added before a side is cut: more zeros for little loss
 MAX_SHIFT = 16  # 15 + 15 + 16 bits and 64 components: below 2^53
 _STEP = 4.2  # of a factor, in residuals over the length of its partner: there what is saved and what is paid are even
 
@@ -130,7 +130,7 @@ def settle(factors: Factors, change: Array) -> Factors:
 
 def _settle_left(factors: Factors, change: Array) -> Factors:
     right = shifted(factors.right, factors.shifts) * 2.0**factors.exponent
-    return replace(factors, left=_rounded(np.linalg.solve(_gram(right), right @ change.T).T, 0.5))
+    return replace(factors, left=_rounded(np.linalg.solve(_gram(right), right @ change.T).T, _ROUND_LEFT))
 
 
 def _settle_right(factors: Factors, change: Array) -> Factors:
@@ -145,5 +145,6 @@ def _gram(rows: Array) -> Array:
 
 
 def _rounded(numbers: Array, up: float) -> NDArray[np.int32]:
+    numbers = np.where(np.isfinite(numbers), numbers, 0.0)  # a side that was rounded to nothing leaves no number
     found = np.copysign(np.floor(np.minimum(np.abs(numbers), MAX_FACTOR - 1) + up), numbers)
     return np.asarray(found, np.int32)

@@ -19,13 +19,19 @@ from ota.delta.terms import Terms
 
 Array = NDArray[Any]
 Ints = NDArray[np.int32]
+Levels = NDArray[np.uint8] | None
+_FRESH = 32  # half octaves added to the class of floats that nothing predicts: most are well below one
 _SMALL_CLASS = 6 - tokens.LOWEST  # the class of numbers of about eight
 
 
 class Coder(Protocol):
     """Takes numbers into a stream, or gives those that are in it: the encoder hands them over, the decoder None."""
 
-    def numbers(self, classes: NDArray[np.uint8], given: Ints | None, lean: Ints | None = None) -> Ints:
+    def numbers(self, classes: NDArray[np.uint8], given: Ints | None, levels: Levels = None) -> Ints:
+        """`levels`: what else is known of each."""
+        ...
+
+    def leaning(self, classes: NDArray[np.uint8], given: Ints | None, lean: Ints) -> Ints:
         """`lean`: numbers near by, added up; those to come are likely to be of their sign."""
         ...
 
@@ -72,7 +78,8 @@ def columns(plan: Plan, coder: Coder, known: Known | None, before: Columns | Non
     if plan.rank and not plan.kept:
         factors = known.factors if known else None
         sizes = _sizes(plan, coder, factors)
-        right = _right(plan, tokens.classify(sizes[1]), coder, factors.right if factors else None)
+        beside = None if plan.is_peak else found.classes
+        right = _right(plan, tokens.classify(sizes[1]), beside, coder, factors.right if factors else None)
         found.right = lowrank.shifted(right, sizes[2])
         found.left_classes = tokens.classify(sizes[0])
         found.left = np.zeros((0, plan.rank), np.int32) if plan.is_peak else None
@@ -93,8 +100,12 @@ def _kept(plan: Plan, before: Columns | None) -> Columns:
     return Columns(right=before.right, left=before.left)
 
 
-def _right(plan: Plan, sizes: NDArray[np.uint8], coder: Coder, given: Ints | None) -> Ints:
-    """The right side tap by tap, each leaning on those to its left and above it."""
+def _right(plan: Plan, sizes: NDArray[np.uint8], beside: Ints | None, coder: Coder, given: Ints | None) -> Ints:
+    """The right side; where there are taps one after the other, each leaning on those to its left and above it."""
+    if plan.high == plan.wide == 1:
+        levels = None if beside is None else np.tile(tokens.beside(beside), plan.rank)
+        numbers = coder.numbers(np.repeat(sizes, plan.across), None if given is None else given.reshape(-1), levels)
+        return _bounded(numbers, lowrank.MAX_FACTOR).reshape(plan.rank, plan.across)
     inputs = plan.across // (plan.high * plan.wide)
     classes = np.repeat(sizes, inputs)
     shape = (plan.rank, inputs, plan.high, plan.wide)
@@ -104,7 +115,7 @@ def _right(plan: Plan, sizes: NDArray[np.uint8], coder: Coder, given: Ints | Non
         for wide in range(plan.wide):
             tap = None if taps is None else taps[:, :, high, wide].reshape(-1)
             lean = found[:, :, high + 1, wide] + found[:, :, high, wide + 1]
-            numbers = _bounded(coder.numbers(classes, tap, lean.reshape(-1)), lowrank.MAX_FACTOR)
+            numbers = _bounded(coder.leaning(classes, tap, lean.reshape(-1)), lowrank.MAX_FACTOR)
             found[:, :, high + 1, wide + 1] = numbers.reshape(plan.rank, inputs)
     return found[:, :, 1:, 1:].reshape(plan.rank, plan.across)
 
@@ -151,7 +162,7 @@ def block(plan: Plan, at: Block, shared: Columns, inputs: Inputs, coder: Coder, 
         expected = np.broadcast_to(row_classes[:, None], (at.rows, at.columns))
         expected = expected if column_classes is None else expected + column_classes
         given = known.elements[lines, across].reshape(-1) if known else None
-        return coder.fresh(plan.form, tokens.classify(expected).reshape(-1), given)
+        return coder.fresh(plan.form, tokens.classify(expected + np.int32(_FRESH)).reshape(-1), given)
     terms = _terms(plan, at, row_classes, shared, inputs, coder, known)
     return coder.predicted(terms, known.numbers[lines, across].reshape(-1) if known else None)
 
@@ -182,7 +193,8 @@ def _terms(
             new_zero = _points(plan, at, ZEROS[plan.zero_kind], inputs.new, inputs.offset + plan.new_zero)
     change = None
     if plan.rank and not plan.is_peak:
-        change = _change(plan, at, shared, coder, known)
+        beside = None if plan.row_spread < 0 else tokens.beside(row_classes - np.int32(plan.center))
+        change = _change(plan, at, beside, shared, coder, known)
         if lift is None:
             lift = np.ldexp(1.0, (row_classes - np.int32(plan.center)) // 2 + plan.exponent)[:, None, None]
     return Terms(
@@ -212,30 +224,31 @@ def _fits(plan: Plan, at: Block, coder: Coder, known: Known | None) -> Array:
     return (1.0 + np.ldexp(found.astype(np.float64), -plan.fit_shift))[:, None, None]
 
 
-def _change(plan: Plan, at: Block, shared: Columns, coder: Coder, known: Known | None) -> Array:
+def _change(plan: Plan, at: Block, beside: Levels, shared: Columns, coder: Coder, known: Known | None) -> Array:
     """The low rank part, as integers."""
     assert shared.right is not None
     if plan.kept:
         assert shared.left is not None
         left = shared.left[at.row : at.row + at.rows]
     else:
-        left = _left(plan, at, shared, coder, known)
+        left = _left(plan, at, beside, shared, coder, known)
     return lowrank.product(left, shared.right[:, at.column : at.column + at.columns])
 
 
-def _left(plan: Plan, at: Block, shared: Columns, coder: Coder, known: Known | None) -> Ints:
+def _left(plan: Plan, at: Block, beside: Levels, shared: Columns, coder: Coder, known: Known | None) -> Ints:
     assert shared.left_classes is not None
     given = None
     if known and known.factors:
         given = known.factors.left[at.row : at.row + at.rows].reshape(-1)
-    left = coder.numbers(np.tile(shared.left_classes, at.rows), given).reshape(at.rows, plan.rank)
+    levels = None if beside is None else np.repeat(beside, plan.rank)
+    left = coder.numbers(np.tile(shared.left_classes, at.rows), given, levels).reshape(at.rows, plan.rank)
     return _bounded(left, lowrank.MAX_FACTOR)
 
 
 def _peaks(plan: Plan, at: Block, shared: Columns, inputs: Inputs, coder: Coder, known: Known | None) -> Array:
     """By what each scale changes, [rows, columns, 1]; the left side is kept for the weights."""
     assert shared.left is not None
-    left = _left(plan, at, shared, coder, known)
+    left = _left(plan, at, None, shared, coder, known)
     if at.column == 0:
         shared.left = np.concatenate([shared.left, left])
     found = np.empty((at.rows, at.columns, 1))

@@ -14,6 +14,7 @@ from ota.delta.tensors import Kind
 from ota.delta.terms import Terms, left_over, place
 
 Array = NDArray[Any]
+Levels = NDArray[np.uint8] | None
 ESCAPE = 0  # the token of a fresh float that is out of the tokens' range
 FRESH_TOKENS = 254
 
@@ -62,12 +63,15 @@ class Noted:
         self.calls: list[tuple[NDArray[np.uint16], NDArray[np.uint8]]] = []
         self.raw: list[tuple[NDArray[np.uint32], NDArray[np.uint8]]] = []
 
-    def numbers(self, classes: NDArray[np.uint8], given: Ordered | None, lean: Ordered | None = None) -> Ordered:
+    def numbers(self, classes: NDArray[np.uint8], given: Ordered | None, levels: Levels = None) -> Ordered:
         assert given is not None
-        if lean is None:
-            self._note(tokens.META, tokens.contexts(classes, None), given)
-        else:
-            self._note(tokens.META, tokens.leaning(classes, lean), tokens.turned(given, lean))
+        contexts = tokens.contexts(classes, None)
+        self._note(tokens.META, contexts if levels is None else contexts + levels, given)
+        return given
+
+    def leaning(self, classes: NDArray[np.uint8], given: Ordered | None, lean: Ordered) -> Ordered:
+        assert given is not None
+        self._note(tokens.META, tokens.leaning(classes, lean), tokens.turned(given, lean))
         return given
 
     def predicted(self, terms: Terms, given: Ordered | None) -> bytes:
@@ -117,9 +121,14 @@ class Reading:
         self._decode = kernel.decode if kernel else rans.decode
         self._position = 0
 
-    def numbers(self, classes: NDArray[np.uint8], given: Ordered | None, lean: Ordered | None = None) -> Ordered:
-        if lean is None:
-            return tokens.join(self._symbols(self._maps.by_class[tokens.META].take(classes)), self._raw)
+    def numbers(self, classes: NDArray[np.uint8], given: Ordered | None, levels: Levels = None) -> Ordered:
+        if levels is None:
+            chosen = self._maps.by_class[tokens.META].take(classes)
+        else:
+            chosen = self._maps.book.chosen[tokens.META].take(tokens.contexts(classes, None) + levels)
+        return tokens.join(self._symbols(chosen), self._raw)
+
+    def leaning(self, classes: NDArray[np.uint8], given: Ordered | None, lean: Ordered) -> Ordered:
         chosen = self._maps.book.chosen[tokens.META].take(tokens.leaning(classes, lean))
         return tokens.turned(tokens.join(self._symbols(chosen), self._raw), lean)
 

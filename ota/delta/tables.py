@@ -20,7 +20,7 @@ MAX_TABLES = 96
 STEPS = 4  # to an octave
 _DEEPEST = PRECISION * STEPS
 _POWERS = (256, 304, 362, 431)  # 2^(8 + i/4)
-_ENTRY_BITS = 3.0  # of a table, about, each
+_ENTRY_BITS = 5.0  # of a table, about, each
 _TABLE_BITS = 24.0
 _START = 160  # contexts that are merged two by two; rarer ones join the nearest before
 

@@ -138,6 +138,11 @@ def leaning(classes: NDArray[np.uint8], lean: NDArray[np.int32]) -> NDArray[np.u
     return contexts(classes, None) + np.minimum(np.abs(lean), MAX_LEAN).astype(np.uint16)
 
 
+def beside(deviations: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """The level of a factor by its row's or column's class, less the usual one: where little changes it is nothing."""
+    return ((np.clip(deviations, -24, 7) >> 1) + 12).astype(np.uint8)
+
+
 def turned(numbers: NDArray[np.int32], lean: NDArray[np.int32]) -> NDArray[np.int32]:
     """The other way round where neighbours are negative; its own inverse."""
     return np.where(lean < 0, -numbers, numbers)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ota.delta import encoding, integers, payload, rans
+from ota.delta import integers, lowrank, payload, rans, writing
 from ota.delta.codec import MAX_SEGMENT, Decoder, Hints, Operation, Pair, Part, Segment, encode
 from ota.delta.errors import DeltaError, MismatchError, PatchError
 from ota.delta.plans import Mode
@@ -98,6 +98,14 @@ SPECIAL = {
         "<u4",
     ),
 }
+
+
+def test_a_low_rank_that_is_rounded_to_nothing_is_one() -> None:
+    """Not one of numbers that are none."""
+    nothing = lowrank.Factors(*(np.zeros(shape, np.int32) for shape in ((16, 1), (1, 16), (1,))), exponent=-300)
+    settled = lowrank.settle(nothing, np.full((16, 16), 1e47))
+    assert np.abs(settled.left).max() <= lowrank.MAX_FACTOR
+    assert np.abs(settled.right).max() <= lowrank.MAX_FACTOR
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
@@ -204,7 +212,7 @@ def test_scales_of_groups_follow_a_low_rank(rows: int, columns: int, groups: int
 def test_a_low_rank_is_kept_between_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that takes over after the scales finds it in the state."""
     files, pairs = merged(12, 160, 256, 8)
-    monkeypatch.setattr(encoding, "MAX_SEGMENT", 3000)
+    monkeypatch.setattr(writing, "MAX_SEGMENT", 3000)
     assert Mode.PEAK in modes(*files, pairs)
     there_and_back(files[0], files[1], pairs)
 

@@ -79,7 +79,7 @@ PLAIN = {"path": "model", "new": [b"n" * 32, 50], "way": "covers", "frames": 0, 
 
 
 def test_a_manifest_that_is_as_it_should_be() -> None:
-    assert read(forged({"format": 1, "folder": False, "files": [PLAIN]})).size == 50
+    assert read(forged({"format": 2, "folder": False, "files": [PLAIN]})).size == 50
 
 
 @pytest.mark.parametrize(
@@ -105,22 +105,23 @@ def test_a_manifest_that_is_as_it_should_be() -> None:
 )
 def test_a_file_that_is_not_described_as_it_should_be(change: dict[str, object]) -> None:
     with pytest.raises(PatchError):
-        read(forged({"format": 1, "folder": False, "files": [PLAIN | change]}))
+        read(forged({"format": 2, "folder": False, "files": [PLAIN | change]}))
 
 
 @pytest.mark.parametrize(
     "plain",
     [
         [],
-        {"format": 2, "folder": False, "files": [PLAIN]},
-        {"format": 1, "folder": 0, "files": [PLAIN]},
-        {"format": 1, "folder": False, "files": []},
-        {"format": 1, "folder": False, "files": {}},
-        {"format": 1, "folder": False, "files": [PLAIN, PLAIN | {"path": "n"}]},
-        {"format": 1, "folder": True, "files": [PLAIN, PLAIN]},
-        {"format": 1, "folder": True, "files": [PLAIN, PLAIN | {"path": "a"}]},
-        {"format": 1, "folder": True, "files": [PLAIN, PLAIN | {"path": "model/a"}]},
-        {"format": 1, "folder": True, "files": [PLAIN] * 2000},
+        {"format": 1, "folder": False, "files": [PLAIN]},
+        {"format": 3, "folder": False, "files": [PLAIN]},
+        {"format": 2, "folder": 0, "files": [PLAIN]},
+        {"format": 2, "folder": False, "files": []},
+        {"format": 2, "folder": False, "files": {}},
+        {"format": 2, "folder": False, "files": [PLAIN, PLAIN | {"path": "n"}]},
+        {"format": 2, "folder": True, "files": [PLAIN, PLAIN]},
+        {"format": 2, "folder": True, "files": [PLAIN, PLAIN | {"path": "a"}]},
+        {"format": 2, "folder": True, "files": [PLAIN, PLAIN | {"path": "model/a"}]},
+        {"format": 2, "folder": True, "files": [PLAIN] * 2000},
     ],
 )
 def test_a_manifest_that_is_not_as_it_should_be(plain: object) -> None:
@@ -131,7 +132,7 @@ def test_a_manifest_that_is_not_as_it_should_be(plain: object) -> None:
 def test_a_manifest_in_another_form_is_refused() -> None:
     """The same content, its keys in another order."""
     files = [dict(reversed(PLAIN.items()))]
-    encoded = cbor2.dumps({"format": 1, "folder": False, "files": files})
+    encoded = cbor2.dumps({"format": 2, "folder": False, "files": files})
     digest = hashlib.sha256(encoded).digest()
     with pytest.raises(PatchError, match="own form"):
         read(container.MAGIC + len(encoded).to_bytes(4, "little") + digest + encoded)
@@ -158,7 +159,7 @@ def test_a_manifest_that_is_no_cbor_of_ours(encoded: bytes) -> None:
 
 def test_a_frame_larger_than_any_is_refused() -> None:
     index = container.entry(container.MAX_FRAME + 1, bytes(16))
-    data = forged({"format": 1, "folder": False, "files": [PLAIN | {"frames": 1}]}, index)
+    data = forged({"format": 2, "folder": False, "files": [PLAIN | {"frames": 1}]}, index)
     with pytest.raises(PatchError, match="a frame of"):
         container.read(Memory(data), len(data) + container.MAX_FRAME + 1)
 

@@ -51,6 +51,8 @@ RECIPES: tuple[_Recipe, ...] = (
     ("cnn", "sgd", "int8", 0.78),
     ("cnn", "added", "fp16", 0.50),
     ("cnn", "added", "int8", 0.78),
+    ("wide", "adam", "bf16", 0.40),
+    ("wide", "adam", "int8", 0.62),
     ("gpt", "adam", "fp32", 0.65),
     ("gpt", "adam", "fp16", 0.42),
     ("gpt", "sgd", "fp16", 0.42),
@@ -121,12 +123,13 @@ def _train(folder: Path, say: Say, quick: bool) -> None:
         say("training a network for a few steps")
         _write(folder, "cnn", versions.cnn_versions(*versions.QUICK_STEPS), say)
         return
-    say("training two networks, each in several versions; some minutes")
+    say("training three networks, each in several versions; some minutes")
     gpt, factors = versions.gpt_versions()
     named = {f"{stem}.lora_{letter}.weight": array for name, pair in factors.items()
              for stem in [name.removesuffix(".weight")] for letter, array in zip("BA", pair, strict=True)}  # fmt: skip
     exports.safetensors(named, folder / "gpt.factors.safetensors", bfloat=True)
     _write(folder, "cnn", versions.cnn_versions(), say)
+    _write(folder, "wide", versions.wide_versions(), say)
     _write(folder, "gpt", gpt, say)
 
 

@@ -1,6 +1,7 @@
-"""Versions of two small networks as they come from training: what `delta` is measured on.
+"""Versions of small networks as they come from training: what `delta` is measured on.
 
 cnn   reads digits: six convolutions with batch normalisation, 1.1 million weights
+wide  the same with seven, up to 512 channels: 11 million weights, as many as a ResNet-18 has
 gpt   continues text: four blocks of attention, 3.3 million weights
 
 Each is trained from nothing, then tuned on data that changed (digits that are fainter; other sources of Python's own
@@ -10,7 +11,7 @@ cnn, a fifth of those of the gpt, which nothing can predict).
 """
 
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ Weights = dict[str, Array]
 Batch = tuple[NDArray[np.generic], NDArray[np.int64]]
 Batches = Iterator[Batch]
 
-CHANNELS = ((1, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1))  # in, out, stride
-ADDED = (128, 128, 1)
+CHANNELS = ((1, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256))  # in, out; stride 2 where they double
+WIDE = ((1, 128), (128, 256), (256, 512), *[(512, 512)] * 4)
+ADDED = (128, 128)
 ADDED_AT = 4
 VOCABULARY, WIDTH, HEADS, BLOCKS, PLACES = 256, 256, 4, 4, 64
 RANK, ALPHA = 8, 2.0
@@ -40,12 +42,12 @@ def dice(seed: int) -> np.random.Generator:
 # The network that reads digits
 
 
-def cnn(seed: int = 1) -> Weights:
+def cnn(channels: Sequence[tuple[int, int]] = CHANNELS, seed: int = 1) -> Weights:
     """`bn.mean` and `bn.variance` are what batches had, not weights."""
     found: Weights = {}
-    for number, (given, out, _) in enumerate(CHANNELS):
+    for number, (given, out) in enumerate(channels):
         found |= _block(f"layers.{number}", given, out, seed + number)
-    return found | {"head.weight": _drawn(seed + 90, 10, CHANNELS[-1][1]), "head.bias": np.zeros(10, np.float32)}
+    return found | {"head.weight": _drawn(seed + 90, 10, channels[-1][1]), "head.bias": np.zeros(10, np.float32)}
 
 
 def _block(name: str, given: int, out: int, seed: int) -> Weights:
@@ -67,7 +69,7 @@ def deeper(weights: Weights) -> Weights:
         number, _, rest = rest.partition(".")
         moves = kind == "layers" and int(number) >= ADDED_AT
         found[f"layers.{int(number) + 1}.{rest}" if moves else name] = array
-    added = _block(f"layers.{ADDED_AT}", *ADDED[:2], 77)
+    added = _block(f"layers.{ADDED_AT}", *ADDED, 77)
     kernel = added[f"layers.{ADDED_AT}.conv.weight"] * np.float32(0.1)
     kernel[np.arange(ADDED[1]), np.arange(ADDED[0]), 1, 1] += 1
     return {**found, **added, f"layers.{ADDED_AT}.conv.weight": kernel}
@@ -78,8 +80,8 @@ def depth(weights: Mapping[str, Array]) -> int:
 
 
 def strides(weights: Mapping[str, Array]) -> list[int]:
-    plan = [stride for _, _, stride in CHANNELS]
-    return plan[:ADDED_AT] + [1] * (depth(weights) - len(plan)) + plan[ADDED_AT:]
+    kernels = [weights[f"layers.{number}.conv.weight"] for number in range(depth(weights))]
+    return [2 if kernel.shape[0] == 2 * kernel.shape[1] else 1 for kernel in kernels]
 
 
 def cnn_loss(values: Mapping[str, Value], batch: Batch, live: bool) -> Value:
@@ -284,6 +286,16 @@ def cnn_versions(first: int = CNN_STEPS[0], then: int = CNN_STEPS[1]) -> dict[st
         "head": tuned(4, Adam(1e-3), head=True),
         "head frozen": tuned(5, Adam(1e-3), head=True, live=False),
         "added": tuned(6, Adam(1e-4), deeper(base)),
+    }
+
+
+def wide_versions(first: int = CNN_STEPS[0], then: int = CNN_STEPS[1]) -> dict[str, Weights]:
+    """As those of the smaller network that these are named like."""
+    base = train(cnn(WIDE), cnn_loss, digits(False, 1), Adam(1e-3), first)
+    return {
+        "base": base,
+        "adam": train(base, cnn_loss, digits(True, 2), Adam(1e-4), then, tuned=True),
+        "sgd": train(base, cnn_loss, digits(True, 3), Momentum(1e-3), then, tuned=True),
     }
 
 
