@@ -3,12 +3,12 @@
 import platform
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from appliance import __version__, plugins
 from appliance.config.document import Document
-from appliance.config.schema import Config
+from appliance.config.schema import Config, Settable
 from appliance.config.secrets import Reveal, VaultName
 from appliance.errors import ChannelError, ConfigError, VaultError
 
@@ -30,7 +30,7 @@ def build(config: Config, document: Document, session: "Callable[[str], Bus]", r
     found = configured(document, config.forward)
     if not found:
         raise document.error(("forward",), "no destination is named", 'Add one, such as [forward.mqtt] url = "..."')
-    told = tools(reveal)
+    told = tools(reveal, config.points)
     outlets = [outlet(one, config, document, told) for one in found]
     kinds = {kind for one in found for kind in one.settings.kinds}
     return Forward(session("forward"), session("forward-urgent"), outlets, sorted(kinds), time.time_ns)
@@ -64,7 +64,7 @@ def channel(one: "Configured", document: Document, told: "Tools") -> "Channel":
     return made
 
 
-def tools(reveal: Reveal) -> "Tools":
+def tools(reveal: Reveal, settable: Sequence[Settable] = ()) -> "Tools":
     from appliance.bus.mqtt import MqttBus
     from appliance.channels.port import Tools
 
@@ -74,7 +74,7 @@ def tools(reveal: Reveal) -> "Tools":
         except VaultError as error:
             raise ChannelError(error.message, error.remedy) from None
 
-    return Tools(MqttBus, told, box_name(platform.node()), time.time_ns, __version__)
+    return Tools(MqttBus, told, box_name(platform.node()), time.time_ns, __version__, settable)
 
 
 def box_name(host: str) -> str:

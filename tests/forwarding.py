@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from appliance import forwarding
@@ -20,7 +21,7 @@ from appliance.bus.broker import configuration
 from appliance.bus.mqtt import MqttBus
 from appliance.bus.port import Batch, Message
 from appliance.config.document import Document
-from appliance.config.schema import Broker, Config, Paths
+from appliance.config.schema import Broker, Config, Paths, Settable
 from appliance.config.secrets import VaultName
 from appliance.events import codec, topics
 from appliance.events.schema import Alarm, AlarmState, Kind, Reading, Severity, State
@@ -78,7 +79,10 @@ class Site:
     async def forwarding(self, text: str) -> AsyncIterator[None]:
         """The service runs as it is configured, and has said so."""
         document = Document("box.toml", text.replace("{far}", self.far.url))
-        config = Config(paths=Paths(state=self.folder / "state", run=self.folder), forward=document.tables["forward"])
+        tables = document.tables
+        points = msgspec.convert(tables.get("points", []), list[Settable])
+        paths = Paths(state=self.folder / "state", run=self.folder)
+        config = Config(paths=paths, forward=tables["forward"], points=points)
 
         async def reveal(name: VaultName) -> bytes:
             return self.secrets[name.vault]

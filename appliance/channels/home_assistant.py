@@ -1,5 +1,6 @@
 """Home Assistant, by its MQTT discovery: every asset is a device there, with its points, score, alarms and model, and a
-button to acknowledge each alarm.
+button to acknowledge each alarm. Points that `[[points]]` declares, and that wait for no second word, are switches and
+numbers there: what is set there is checked here as if it were set by `millwright points`, and stands in the audit.
 
     [forward.home_assistant]
     url = "mqtt://homeassistant.local:1883"
@@ -34,6 +35,7 @@ DAY = 86_400_000_000_000  # ns
 SETTLE_S = 1.0  # for what the broker has kept to come
 MAX_ASSETS = 5000
 MAX_ASKED = 100
+BY = "home assistant"
 
 
 class Settings(LineSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,6 +56,9 @@ class Settings(LineSettings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     interval_s: Annotated[float, Meta(ge=0, le=3600, description="Between two states of the same thing, at least.")] = (
         1.0
     )
+    settable: Annotated[
+        bool, Meta(description="Whether declared points may be set there; those that want a confirmation never are.")
+    ] = True
     forget_days: Annotated[
         float, Meta(ge=0.01, le=3650, description="An asset that is silent for so long is taken out.")
     ] = 30.0
@@ -75,6 +80,8 @@ class HomeAssistant:
         self._bus: Bus | None = None
         self._closing = AsyncExitStack()
         self._assets: dict[str, home.Asset] = {}
+        declared = tools.settable if settings.settable else ()
+        self._settable = {(one.asset, one.point): one for one in declared if one.confirmation == "none"}
         self._services: dict[str, None] = {}
         self._alarmed: set[str] = set()  # topics of alarms that the broker keeps a state of
         self._standing: dict[tuple[str, str], str] = {}  # asset and condition -> the alarm's id
@@ -172,7 +179,7 @@ class HomeAssistant:
         if asset is None:
             if len(self._assets) >= MAX_ASSETS:
                 return False
-            asset = self._assets[path] = home.Asset(path)
+            asset = self._assets[path] = home.Asset(path, [one for one in self._settable.values() if one.asset == path])
         self._seen[home.identity(self._tools.box, path)] = self._tools.clock()
         if kind == "alarm":
             self._standing[(path, condition)] = fields["id"]
@@ -242,14 +249,22 @@ class HomeAssistant:
             asked = msgspec.json.decode(message.payload, type=_Asked)
         except msgspec.DecodeError:
             return
+        request: Request | None = None
         alarm = self._standing.get((asked.asset, asked.condition))
-        if message.topic == f"{self._prefix}/ask/ack" and alarm and not self._asked.full():
-            self._asked.put_nowait(Request("detect", "ack", {"alarm": alarm}, "home assistant"))
+        if message.topic == f"{self._prefix}/ask/ack" and alarm:
+            request = Request("detect", "ack", {"alarm": alarm}, BY)
+        elif message.topic == f"{self._prefix}/ask/set" and (asked.asset, asked.point) in self._settable:
+            told = {"asset": asked.asset, "point": asked.point, "value": asked.value}
+            request = Request("ingest", "set", told, BY)
+        if request and not self._asked.full():
+            self._asked.put_nowait(request)
 
 
 class _Asked(msgspec.Struct):
     asset: str
     condition: str = "anomaly"
+    point: str = ""
+    value: bool | float = 0.0
 
 
 class _Alarm(msgspec.Struct):

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from appliance.bus.port import Bus, Credentials, Message, Papers
+from appliance.config.schema import Settable
 from appliance.config.secrets import Reveal
 from appliance.store.parcels import Parcel
 
@@ -41,6 +42,7 @@ class Tools(NamedTuple):
     box: str  # the name of this box, fit for a topic's level
     clock: Callable[[], int]  # UTC ns
     version: str
+    settable: Sequence[Settable] = ()  # points of devices that people may set
 
 
 class Origin(NamedTuple):

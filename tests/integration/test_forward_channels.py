@@ -25,6 +25,24 @@ from tests.forwarding import PATIENCE_S, Server, Site, played
 
 NOTIFY = '[forward.apprise]\nservice = {vault = "notify/people"}\n'
 HOME = '[forward.home_assistant]\nurl = "{far}"\nprefix = "mw/box"\ninterval_s = 0\n'
+POINTS = """
+[[points]]
+asset = "line1/pump"
+point = "lamp"
+type = "switch"
+
+[[points]]
+asset = "line1/pump"
+point = "speed"
+type = "number"
+max = 50.0
+
+[[points]]
+asset = "line1/pump"
+point = "valve"
+type = "switch"
+confirmation = "anyone"
+"""
 SCADA = '[forward.sparkplug]\nurl = "{far}"\ngroup = "plant"\nnode = "box"\nhost = "scada"\n'
 
 
@@ -70,6 +88,54 @@ def test_home_assistant_gets_devices_and_its_buttons_acknowledge() -> None:
                 assert config in await until(batches, lambda found: config in found)
             gone = await until(batches, lambda found: "mw/box/availability" in found)
             assert gone["mw/box/availability"].payload == b"offline"
+
+    played(scenario)
+
+
+def test_home_assistant_sets_what_is_declared_and_nothing_else() -> None:
+    config = home.topic("homeassistant", home.identity(BOX, "line1/pump"))
+
+    async def scenario(site: Site) -> None:
+        asked: asyncio.Queue[Command] = asyncio.Queue()
+
+        def take(command: Command) -> dict[str, Any]:
+            asked.put_nowait(command)
+            return {}
+
+        async with MqttBus(site.far.url) as ha, ha.subscribe("homeassistant/#", qos=1) as batches:
+            await ha.wait_connected(PATIENCE_S)
+            async with site.forwarding(HOME + POINTS), site.serve("ingest", {"set": take}):
+                site.plant.publish_many([site.reading(1)])
+                found = await until(batches, lambda found: config in found)
+                components = json.loads(found[config].payload)["cmps"]
+                assert "set-valve" not in components  # it wants a second word, which nobody can give there
+                order = components["set-lamp"]["pl_on"]
+                topic = components["set-lamp"]["cmd_t"]
+                for wrong in ("{", order.replace("lamp", "valve"), order.replace("line1", "line2"), "[]"):
+                    ha.publish(topic, wrong.encode(), qos=1)
+                ha.publish(topic, order.encode(), qos=1)
+                ha.publish(topic, b'{"asset": "line1/pump", "point": "speed", "value": 12.5}', qos=1)
+                told = [await asked.get(), await asked.get()]
+        assert [one.args for one in told] == [
+            {"asset": "line1/pump", "point": "lamp", "value": True},
+            {"asset": "line1/pump", "point": "speed", "value": 12.5},
+        ]
+        assert {one.by for one in told} == {"home assistant"}
+        assert asked.empty()
+
+    played(scenario)
+
+
+def test_home_assistant_sets_nothing_where_that_is_turned_off() -> None:
+    config = home.topic("homeassistant", home.identity(BOX, "line1/pump"))
+
+    async def scenario(site: Site) -> None:
+        async with MqttBus(site.far.url) as ha, ha.subscribe("homeassistant/#", qos=1) as batches:
+            await ha.wait_connected(PATIENCE_S)
+            async with site.forwarding(HOME + "settable = false\n" + POINTS):
+                site.plant.publish_many([site.reading(1)])
+                found = await until(batches, lambda found: config in found)
+        assert not [key for key in json.loads(found[config].payload)["cmps"] if key.startswith("set-")]
 
     played(scenario)
 

@@ -1,5 +1,6 @@
 """Sparkplug's edge node and Home Assistant's discovery: what a host, which keeps the books, makes of them."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from appliance.channels.leaving import home
 from appliance.channels.leaving.edge import LATE_MS, REBIRTH, EdgeNode, Saying, wants_rebirth
+from appliance.config.schema import Settable
 from appliance.errors import EventError
 from appliance.protocols import sparkplug
 from appliance.protocols.sparkplug import Metric, Payload, Type, Verb
@@ -159,6 +161,23 @@ def test_an_asset_is_a_device_with_right_classes_and_units() -> None:
     assert shown["alarm"][0] == shown["alarm-flat-line"][0] == "problem"
     assert {one["p"] for key, one in found.items() if key.endswith("-ack")} == {"button"}
     assert {"score", "limit", "stage", "model", "computed"} <= found.keys()
+
+
+def test_declared_points_are_switches_and_numbers() -> None:
+    declared = [Settable("line1/pump", "speed", "number", 0.0, 50.0), Settable("line1/pump", "on", "switch")]
+    asset = home.Asset("line1/pump", declared)
+    asset.meet("device", "", {"units": {"speed": "Hz"}})
+    found = home.configuration("box", asset, "mw/box", "1.0")["cmps"]
+    number, switch = found["set-speed"], found["set-on"]
+    assert (number["p"], number["min"], number["max"], number["step"]) == ("number", 0.0, 50.0, 0.01)
+    assert (number["dev_cla"], number["unit_of_meas"]) == ("frequency", "Hz")
+    assert "stat_cla" not in number  # a sensor's word, which Home Assistant refuses here
+    assert number["cmd_tpl"].endswith(', "value": {{ value }}}')
+    assert switch["p"] == "switch"
+    assert json.loads(switch["pl_on"]) == {"asset": "line1/pump", "point": "on", "value": True}
+    assert json.loads(switch["pl_off"]) == {"asset": "line1/pump", "point": "on", "value": False}
+    assert number["cmd_t"] == switch["cmd_t"] == "mw/box/ask/set"
+    assert number["stat_t"] == switch["stat_t"] == "mw/box/reading/line1/pump"
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), unique=True, max_size=12))

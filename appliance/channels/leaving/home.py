@@ -6,9 +6,12 @@ device's name, so that what people arrange there stays.
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from appliance.config.schema import Settable
 from appliance.protocols import units
 
 MAX_POINTS = 64  # of an asset, as entities
@@ -76,10 +79,10 @@ def topic(discovery: str, which: str) -> str:
 
 
 class Asset:
-    """What is known of it: enough for its configuration."""
+    """What is known of it: enough for its configuration. `settable`: the points that people there may set."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, settable: Sequence[Settable] = ()) -> None:
+        self.path, self.settable = path, settable
         self.points: dict[str, None] = {}
         self.conditions: dict[str, None] = {}
         self.is_scored = False
@@ -114,6 +117,7 @@ def configuration(box: str, asset: Asset, prefix: str, version: str) -> dict[str
         key: facts[name] for key, name in (("mf", "maker"), ("mdl", "model"), ("sw", "version")) if facts.get(name)
     }
     found = {f"point-{slug(name)}": _point(asset, name, prefix) for name in asset.points}
+    found |= {f"set-{slug(one.point)}": _setting(asset, one, prefix) for one in asset.settable}
     if asset.is_scored:
         found |= _scores(f"{prefix}/score/{asset.path}")
     for condition in {"anomaly": None, **asset.conditions}:
@@ -168,7 +172,46 @@ def _point(asset: Asset, name: str, prefix: str) -> dict[str, Any]:
         "stat_t": f"{prefix}/reading/{asset.path}",
         "stat_cla": "measurement",
     }
-    found["val_tpl"] = f"{{{{ value_json['values'].get({_quoted(name)}) }}}}"
+    found["val_tpl"] = f"{{{{ {_value(name)} }}}}"
+    return found | _unit(asset, name)
+
+
+def _setting(asset: Asset, one: Settable, prefix: str) -> dict[str, Any]:
+    """A switch or a number. What it stands at is what the device says."""
+    order, value = json.dumps({"asset": asset.path, "point": one.point})[:-1], _value(one.point)
+    found = {"name": f"Set {one.point}", "cmd_t": f"{prefix}/ask/set", "stat_t": f"{prefix}/reading/{asset.path}"}
+    if one.type == "switch":
+        said = "'None' if " + value + " is none else 'ON' if " + value + " else 'OFF'"
+        return found | {
+            "p": "switch",
+            "pl_on": f'{order}, "value": true}}',
+            "pl_off": f'{order}, "value": false}}',
+            "stat_on": "ON",
+            "stat_off": "OFF",
+            "val_tpl": f"{{{{ {said} }}}}",
+        }
+    unit = {key: value for key, value in _unit(asset, one.point).items() if key != "stat_cla"}
+    return (
+        found
+        | unit
+        | {
+            "p": "number",
+            "cmd_tpl": f'{{{{ {_quoted(order)} }}}}, "value": {{{{ value }}}}}}',
+            "val_tpl": f"{{{{ {value} }}}}",
+            "min": one.min,
+            "max": one.max,
+            "step": max(0.001, 10.0 ** math.floor(math.log10((one.max - one.min) / 1000))),
+            "mode": "box",
+        }
+    )
+
+
+def _value(name: str) -> str:
+    return f"value_json['values'].get({_quoted(name)})"
+
+
+def _unit(asset: Asset, name: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     told = asset.facts.get("units", {})
     code = told[name] if name in told else unit_in(name)
     if code:
