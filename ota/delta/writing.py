@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ota.delta import payload, rans, tables, tokens
 from ota.delta.segments import MAX_PARTS, MAX_SEGMENT, Part, Segment
@@ -87,11 +88,13 @@ class Encoded:
     def entropy(self) -> float:
         """Bytes of the residuals and of what zstd packed, if all that tells how to read them cost nothing."""
         counts = self._spool.counts.reshape(tokens.FAMILIES, tokens.CONTEXTS, rans.SYMBOLS)
-        told = counts[tokens.META].sum(axis=0) @ tokens.WIDTHS.astype(np.int64)
-        known = counts[tokens.META + 1 :].astype(np.float64)
-        total = known.sum(axis=-1)
-        bits = (total * np.log2(np.maximum(total, 1))).sum() - (known * np.log2(np.maximum(known, 1))).sum()
-        return float(bits + self._spool.raw_bits - told) / 8 + sum(len(piece.blob) for piece in self._pieces)
+        bits = _entropy(counts[tokens.META + 1 :]) + self._spool.raw_bits - _raw_bits(counts[tokens.META])
+        return bits / 8 + sum(len(piece.blob) for piece in self._pieces)
+
+    def told(self) -> float:
+        """Bytes, counted alike, of what the predictors are told: classes, factors of rows, low ranks."""
+        counts = self._spool.counts.reshape(tokens.FAMILIES, tokens.CONTEXTS, rans.SYMBOLS)[tokens.META]
+        return (_entropy(counts) + _raw_bits(counts)) / 8
 
     def segments(self) -> Iterator[Segment]:
         """In the order in which they are to be decoded: copies first, for scales may be among them."""
@@ -126,6 +129,17 @@ class Encoded:
     def close(self) -> None:
         """Lets go of the temporary file."""
         self._spool.close()
+
+
+def _entropy(counts: NDArray[np.int64]) -> float:
+    """Bits of symbols under the statistics of their own contexts, [..., symbols]."""
+    known = counts.astype(np.float64)
+    total = known.sum(axis=-1)
+    return float((total * np.log2(np.maximum(total, 1))).sum() - (known * np.log2(np.maximum(known, 1))).sum())
+
+
+def _raw_bits(counts: NDArray[np.int64]) -> float:
+    return float(counts.reshape(-1, rans.SYMBOLS).sum(axis=0) @ tokens.WIDTHS.astype(np.int64))
 
 
 def _lanes(size: float) -> int:

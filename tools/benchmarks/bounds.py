@@ -2,6 +2,8 @@
 
 left   bytes of the residuals under the codec's own predictions, in its contexts, as if predictors, contexts and tables
        cost nothing: what is above that in our patch is the price of knowing them
+told   bytes of what the predictors are told, counted alike: classes, factors of rows, low ranks
+tables bytes of the context tables
 law    floats alone: bytes if every weight's change were noise of the size that it has in its row, and nothing of it
        could be predicted: about log2(sigma / ulp) + 2.05 bits a weight
 """
@@ -22,7 +24,7 @@ LOWEST, HIGHEST = -6, 30  # its octaves
 
 
 def of(old: Path, new: Path, factors: Path | None) -> dict[str, float]:
-    """`left` and `law` of a pair; nothing where there are no tensors, no `law` where some of them are no floats."""
+    """Of a pair; nothing where there are no tensors, no `law` where some of them are no floats."""
     before, after = formats.read(old), formats.read(new)
     if not after.layout.tensors:
         return {}
@@ -31,7 +33,7 @@ def of(old: Path, new: Path, factors: Path | None) -> dict[str, float]:
         pairs = matching.match(before, source, after, target, given)
         encoded = codec.encode(source, target, pairs)
         try:
-            found = {"left": encoded.entropy()}
+            found = {"left": encoded.entropy(), "told": encoded.told(), "tables": float(len(encoded.tables))}
         finally:
             encoded.close()
         weights = [pair for pair in pairs if pair.new.kind in FORMS]

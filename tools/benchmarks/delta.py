@@ -1,6 +1,7 @@
 """Patches between model versions: ours beside zstd --patch-from, bsdiff, xdelta3, HDiffPatch and whole zstd.
 
-tools/bench delta [--quick] [--only WORD]... [--folder FOLDER] [--no-large] [--minutes N] [--json FILE] [--results]
+tools/bench delta [--quick] [--only WORD]... [--folder FOLDER] [--no-large] [--minutes N] [--jobs N] [--json FILE]
+                  [--results]
 
 The versions are trained here (see `versions`), and those in ../shared/data/models are taken where they are. Every patch
 is applied and compared with the new version byte by byte. Sizes are of patch files; times are seconds of CPU in user
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -64,8 +66,9 @@ def _measure(options: argparse.Namespace, scratch: Path) -> Report:
     kept.mkdir(parents=True, exist_ok=True)
     wanted = list(pairs(kept, options.only, _say, options.quick))
     report = Report([], {name: [] for name in delta_report.DECODERS}, _overhead(scratch), None)
-    for pair in _until(end, wanted):
-        report.results.append(_compared(pair, kept, scratch))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = pool.map(lambda pair: _compared(pair, kept, scratch) if time.monotonic() < end else None, wanted)
+        report.results += [result for result in found if result is not None]
     for result in _until(end, [result for result in report.results if result.pair.rated]):
         for name in delta_report.DECODERS:
             report.rates[name].append(_rate_of(result, scratch, name, 1 if options.quick else ROUNDS))
@@ -92,6 +95,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, metavar="FOLDER", help="keep versions and what others make of them here")
     parser.add_argument("--no-large", action="store_true", help="leave out the file of two gigabytes")
     parser.add_argument("--minutes", type=float, default=120, metavar="N", help="after which nothing new is begun")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="pairs at once; rates are taken one by one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     parser.add_argument("--results", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}, too")
     parser.add_argument("--role", nargs="+", help=argparse.SUPPRESS)
@@ -159,7 +163,9 @@ def _compared(pair: Pair, kept: Path, scratch: Path) -> Result:
     runs = _peers(pair, kept, scratch) | {OURS: _run(OURS, *_ours(pair), pair, scratch)}
     result = Result(pair, pair.new.stat().st_size, runs)
     with File(_patch(pair, OURS, scratch)) as written:
-        result.envelope = container.read(written, written.size).begin
+        manifest = container.read(written, written.size)
+        result.envelope = manifest.begin
+        result.other_way = manifest.changes[0].way is not container.Way.TENSORS
     words = [pair.old, pair.new, *([pair.factors] if pair.factors else [])]
     result.bounds = json.loads(_asked("bounds", words))
     best = runs[result.best].size
@@ -184,7 +190,7 @@ def _digest(path: Path) -> str:
 
 
 def _run(name: str, make: Command, apply: Command, pair: Pair, scratch: Path) -> Run:
-    patch, given = _patch(pair, name, scratch), scratch / "given"
+    patch, given = _patch(pair, name, scratch), scratch / f"{pair.name}.given"
     given.unlink(missing_ok=True)
     made, applied = _measured(make(pair.old, pair.new, patch)), _measured(apply(pair.old, given, patch))
     if given.read_bytes() != pair.new.read_bytes():

@@ -32,6 +32,7 @@ class Result:
     runs: dict[str, Run] = field(default_factory=dict)
     envelope: int = 0  # bytes of our header, manifest and index
     bounds: dict[str, float] = field(default_factory=dict)  # see `bounds`
+    other_way: bool = False  # whether a general way was smaller than the codec's
 
     @property
     def best(self) -> str:
@@ -89,7 +90,10 @@ class Report:
             "# What patches cost\n\n"
             "Written by `tools/bench delta --results`; how it is measured says the head of `tools/benchmarks/delta.py`."
             "\n`x best` leaves our envelope out (header, manifest, index), which has a goal of its own."
-            f"\nMeasured on {platform.machine()}, one core, in {self.seconds / 60:.0f} minutes.{some}\n\n"
+            f"\nMeasured on {platform.machine()} in {self.seconds / 60:.0f} minutes, while other work went on: "
+            f"times are of the CPU, a core's.{some}\n\n"
+            "cnn and gpt are small networks, trained for a moment: low ranks and tables weigh more in their patches "
+            "than in\nthose of larger ones. wide has as many weights as a ResNet-18, and is trained as cnn is.\n\n"
             f"Goals missed: {', '.join(missed) if missed else 'none'}."
         )
 
@@ -97,6 +101,7 @@ class Report:
         names = list(self.results[0].runs) if self.results else []
         yield "Sizes, kB", self._sizes(names)
         yield "How far from what is possible, kB", self._possible()
+        yield "Where our bytes are, kB", self._parts()
         for title, told in (
             ("Seconds of CPU to make", lambda run: f"{run.make_s:.1f}"),
             ("Seconds of CPU to apply", lambda run: f"{run.apply_s:.2f}"),
@@ -129,6 +134,16 @@ class Report:
             moved = "" if result.pair.moved is None else f"{result.pair.moved:.1%}"
             sizes = ["" if size is None else f"{size / 1000:,.1f}" for size in told]
             rows.append([result.pair.name, moved, *sizes, result.pair.told])
+        return rows
+
+    def _parts(self) -> list[list[str]]:
+        """Of the pairs whose patch the codec made."""
+        rows = [["pair", "residuals", "classes, factors, low ranks", "context tables", "envelope", "coding"]]
+        for result in self.results:
+            if result.bounds and not result.other_way:
+                parts = [*(result.bounds[name] for name in ("left", "told", "tables")), float(result.envelope)]
+                parts.append(result.runs[OURS].size - sum(parts))
+                rows.append([result.pair.name, *(f"{part / 1000:,.1f}" for part in parts)])
         return rows
 
     def _others(self) -> list[list[str]]:
