@@ -17,7 +17,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from appliance.cli import asking, certifying, instance
+from appliance.cli import asking, certifying, instance, nearby
 from appliance.errors import BusError, EventError, MillwrightError
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ def _verb(verbs: Any, verb: str, summary: str, run: Any) -> argparse.ArgumentPar
 def run_list(args: argparse.Namespace) -> int:
     from appliance.services.words import columns, json_text, printable
 
-    config, _ = instance.configuration(args)
+    config, document = instance.configuration(args)
     found = instance.play(_devices(config))
     if args.json:
         print(json_text({"at": time.time_ns(), "devices": [_plain(asset, device) for asset, device in found]}))
         return 0
     if not found:
-        print("No device was found yet. Those that speak MQTT are found on the box's broker: see broker.listen_port.")
+        print("\n".join(instance.play(nearby.advice(config, document.source if document.tables else ""))))
         return 0
     rows = [("ASSET", "NAME", "MAKER", "MODEL", "POINTS", "STANDING", "TROUBLE")]
     for asset, one in found:

@@ -3,6 +3,7 @@
 millwright run                      everything, broker included
 millwright run detect               one service in a process of its own, as on the appliance
 millwright run --demo               a simulated pump that fails after 75 s, state of its own
+millwright run --hear mqtt://127.0.0.1:1883    and devices on that broker, of Zigbee2MQTT for instance
 millwright run --seconds 60 --report report.json
 """
 
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from appliance import assembly
-from appliance.cli import instance
+from appliance.cli import instance, nearby
 from appliance.config import secrets
 from appliance.config.load import load
 from appliance.config.schema import Config, Paths
@@ -47,6 +48,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "services", nargs="*", metavar="SERVICE", help=f"of {', '.join(assembly.SERVICES)}; all if none"
     )
     parser.add_argument("--demo", action="store_true", help="a simulated pump that fails after 75 seconds")
+    parser.add_argument(
+        "--hear", action="append", default=[], metavar="URL", help="devices on this broker, too: mqtt://127.0.0.1:1883"
+    )
     parser.add_argument("--seconds", type=_seconds, metavar="N", help="stop by itself after N seconds")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was seen as JSON at the end")
     parser.set_defaults(run=run)
@@ -56,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     config, document = load(args.config)
     if args.demo:
         config = _demo(config)
+    if args.hear:
+        config = nearby.hearing(config, args.hear)
     logging.basicConfig(level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("appliance.bus.mqtt").addFilter(_Once())
     names = assembly.choose(args.services, config)

@@ -190,10 +190,13 @@ class Detect:
     async def _tell(self, judged: list[Judged]) -> None:
         if not judged:
             return
-        encode, topic = codec.encode, topics.topic
-        self._bus.publish_many([Message(topic(Kind.SCORE, asset), encode(score)) for asset, score in judged])
+        self._publish(judged)
         changes = [change for asset, score in judged if (change := self._book.judge(asset, score))]
         await self._commit(changes)
+
+    def _publish(self, judged: list[Judged]) -> None:
+        encode, topic = codec.encode, topics.topic
+        self._bus.publish_many([Message(topic(Kind.SCORE, asset), encode(score)) for asset, score in judged])
 
     async def _commit(self, changes: list[Change]) -> None:
         if not changes:
@@ -217,7 +220,9 @@ class Detect:
     async def _go_round(self) -> list[Change]:
         async with self._detecting:
             now = self._clock()
-            return self._feedback.find(self._rounds.walk(now, self._bus.connected), now)
+            changes = self._feedback.find(self._rounds.walk(now, self._bus.connected), now)
+            self._publish(self._rounds.early())
+            return changes
 
     def _devices(self) -> Iterator[Change]:
         """Nobody shall believe that the accelerator computes while it does not."""

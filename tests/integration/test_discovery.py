@@ -10,7 +10,8 @@ from typing import Any
 from appliance.bus.mqtt import MqttBus
 from appliance.cli import devices as command
 from appliance.events import codec
-from appliance.events.schema import Device, Kind, Score
+from appliance.events.schema import Device, Kind, Score, Stage
+from tests.forwarding import Mosquitto
 from tests.integration.conftest import PATIENCE_S, Box
 
 ADDRESS = "0x00158d00018255df"
@@ -33,9 +34,9 @@ FRESH_S = 60  # from the start to the first judgement
 
 
 @asynccontextmanager
-async def running(box: Box, *services: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(box: Box, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """Millwright, until the block ends."""
-    process = await box.start("run", *services)
+    process = await box.start("run", *words)
     try:
         yield process
     finally:
@@ -100,6 +101,54 @@ def test_from_a_fresh_start_to_the_first_judgement_of_an_unconfigured_device(qui
 
     quiet_box.config.write_text(quiet_box.config.read_text())  # as it was: only where this test's folders are
     asyncio.run(main())
+
+
+def test_a_slow_device_is_looked_at_from_its_first_report_on(quiet_box: Box) -> None:
+    async def main() -> None:
+        async with running(quiet_box), MqttBus(quiet_box.url) as bus:
+            await bus.wait_connected(PATIENCE_S)
+            async with bus.subscribe(f"mw/v1/score/{ASSET}") as scores, asyncio.timeout(FRESH_S):
+                introduce(bus, PLUG)
+                await until(lambda: device_of(bus, ASSET), "the device is found")
+                report(bus, 1)
+                batch = await anext(aiter(scores))
+        score = codec.decode(Kind.SCORE, batch[0].payload, time.time_ns())
+        assert isinstance(score, Score)
+        assert (score.rows, score.stage, score.score) == (1, Stage.COLLECTING, 0.0)
+
+    asyncio.run(main())
+
+
+def test_devices_of_a_gateways_own_broker_are_heard_without_a_file_edited(quiet_box: Box) -> None:
+    (quiet_box.folder / "far").mkdir()
+    elsewhere = Mosquitto(quiet_box.folder / "far")
+
+    async def main() -> str:
+        await elsewhere.start()
+        try:
+            async with running(quiet_box, "--hear", elsewhere.url), MqttBus(elsewhere.url) as gateway:
+                await gateway.wait_connected(PATIENCE_S)
+                code, told, errors = await box_asked(quiet_box)
+                assert code == 0, errors
+                introduce(gateway, PLUG)
+                async with MqttBus(quiet_box.url) as bus:
+                    await bus.wait_connected(PATIENCE_S)
+                    await until(lambda: device_of(bus, ASSET), "the device is found")
+        finally:
+            await elsewhere.kill()
+        return told
+
+    told = asyncio.run(main())
+    for wanted in ("run --hear mqtt://", "listen_port = 1884", "tls_port = 8883", "devices certify z2m --publish"):
+        assert wanted in told
+
+
+async def box_asked(box: Box) -> tuple[int, str, str]:
+    """What a person is told whose devices are not here, once somebody answers."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (found := await box.run("devices", "list"))[0]:
+            pass
+    return found
 
 
 def test_a_device_is_listed_named_ignored_and_forgotten(box: Box) -> None:

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.events.schema import ANOMALY, Reading, Severity, Verdict
+from appliance.events.schema import ANOMALY, Reading, Score, Severity, Stage, Verdict
 from appliance.inference.detector.alarms import AlarmBook
 from appliance.inference.detector.detector import Detector
 from appliance.inference.detector.feedback import Feedback, Said
 from appliance.inference.detector.findings import FLAT, MISSING, RANGE, WEAR, Finding
 from appliance.inference.detector.quality import Limit
-from appliance.inference.detector.rounds import Rounds
+from appliance.inference.detector.rounds import EARLY, Rounds
 from appliance.inference.detector.settings import DetectorSettings
 from appliance.inference.detector.trend import BLOCK, Batch, Goal, Trends, medians
 
@@ -44,6 +44,18 @@ class Plant:
                 self.detector.push(PUMP, Reading(self.now, values))
                 self.detector.judge()
             found += self.rounds.walk(self.now)
+        return found
+
+    def pass_slowly(self, seconds: int, every: int, **values: float) -> list[tuple[int, Score]]:
+        """With a reading every so many seconds: what was said early, and after how many seconds."""
+        found: list[tuple[int, Score]] = []
+        for second in range(1, seconds + 1):
+            self.now += SECOND
+            if second % every == 0:
+                self.detector.push(PUMP, Reading(self.now, values))
+            assert not self.detector.judge()
+            self.rounds.walk(self.now)
+            found += [(second, score) for asset, score in self.rounds.early() if asset == PUMP]
         return found
 
     def pass_without(self, seconds: int, *absent: str, every: int = 0) -> list[Finding]:
@@ -458,3 +470,38 @@ def test_what_is_common_to_no_names_is_an_alarm_of_the_box_and_may_be_normal() -
     site.feedback.take(Verdict.NORMAL, Said("millwright/detect"), "anna", site.now)
     assert site.pass_time(5, *site.names) == set()
     assert site.pass_time(5) == set()
+
+
+def test_a_slow_device_is_looked_at_from_its_first_reading_on() -> None:
+    told = Plant(Limit("#", "temperature", 0.0, 80.0)).pass_slowly(60, every=10, temperature=21.0)
+    assert [(second, score.rows) for second, score in told] == [(10 * n, n) for n in range(1, 7)]
+    assert {score.stage for _, score in told} == {Stage.COLLECTING}
+    assert {(score.score, score.cause, score.alarm) for _, score in told} == {(0.0, "", False)}
+
+
+def test_a_limit_that_is_broken_is_seen_in_the_first_look() -> None:
+    plant = Plant(Limit("#", "temperature", 0.0, 80.0))
+    ((second, score),) = plant.pass_slowly(10, every=10, temperature=95.0, pressure=2.0)
+    assert second == 10
+    assert score.score > score.threshold
+    assert (score.cause, score.branch) == ("temperature", RANGE)
+
+
+def test_early_looks_end_where_scores_begin() -> None:
+    plant = Plant()
+    plant.pass_time(SETTINGS.collect_rows - 1, a=1.0)
+    assert [score.rows for _, score in plant.rounds.early()] == [SETTINGS.collect_rows - 1]
+    plant.pass_time(1, a=1.0)
+    assert plant.rounds.early() == []
+    plant.pass_time(1, a=1.0)
+    assert plant.rounds.early() == []
+
+
+def test_a_flood_of_new_assets_is_told_of_in_bounds() -> None:
+    plant = Plant()
+    for number in range(EARLY + 100):
+        plant.detector.push(f"a{number}", Reading(START, {"x": 1.0}))
+    plant.rounds.walk(START + SECOND)
+    assert len(plant.rounds.early()) == EARLY
+    plant.rounds.walk(START + 2 * SECOND)
+    assert plant.rounds.early() == []

@@ -4,7 +4,7 @@
     judge   every asset that has had `hop` more rows gets a score, all of them at once
 
     rows    60 collecting    240 learning    400 warning    alarming
-            nothing is said  scores          warnings       alarms, by the statistics of the first 400 rows
+            limits only      scores          warnings       alarms, by the statistics of the first 400 rows
 
 Pure: no clock, no files. The same readings give the same judgements, however they are spread over calls of `judge`, and
 whether or not the detector was written down and read back in between.

@@ -1,6 +1,7 @@
 """A walk over all assets, about once a second, for what no judgement of a row shows: readings that stay away, channels
 that stand still, values out of their declared range, slow wear.
 
+    early    what the checks say of assets that are too new for a score
     walk     what has begun or ended since the last walk, as findings; each is told once
     accept   a person says that it is normal
     mark     a person says that it is a fault: what leads the detector to accept it is undone at each walk
@@ -17,13 +18,14 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from appliance.errors import InferenceError
-from appliance.events.schema import Severity
+from appliance.events.schema import Score, Severity, Stage
 from appliance.inference.detector.absence import Absence
 from appliance.inference.detector.arena import Integers
 from appliance.inference.detector.asset import Asset, Task
 from appliance.inference.detector.findings import FLAT, MISSING, RANGE, WEAR, Finding, Standing
 from appliance.inference.detector.flood import Flood
-from appliance.inference.detector.latch import NO_BRANCH
+from appliance.inference.detector.judging import Judged
+from appliance.inference.detector.latch import NO_BRANCH, THRESHOLD
 from appliance.inference.detector.memory import Memory
 from appliance.inference.detector.places import Places, spans
 from appliance.inference.detector.quality import BUSY, FEWEST_VALUES, Bools, Columns, Limit, Range, Stillness
@@ -32,6 +34,7 @@ from appliance.inference.detector.wear import Wear
 
 LONGEST_STEP_S = 10.0  # between two walks; what is more was sleep, or a clock that was set
 SETTLED_AT_ONCE = 32  # assets whose channels are looked at for their liveliness
+EARLY = 500  # assets that are told of in one walk before they have a score
 LOOKED = 127  # rows, at most, of one asset in one walk
 VERSION = 1
 
@@ -80,12 +83,14 @@ class Rounds:
         self._wear = Wear(self._places, self._standing, memory, self._range, settings.learn_rows)
         self._marked: set[str] = set()
         self._before = 0
+        self._young: list[int] = []  # places that are too new for a score, and gained rows in the last walk
 
     def walk(self, now: int, listening: bool = True) -> list[Finding]:
         """`now` in UTC ns. Not `listening`: nothing could have come since the last walk, so nothing is missed."""
         step_s = min(max(now - self._before, 0) / 1e9, LONGEST_STEP_S) if self._before else 0.0
         self._before = now
         self._arrange()
+        self._young = []
         if not self._places.assets:
             return []
         rows = np.array([asset.rows for asset in self._places.assets], np.int64)
@@ -100,9 +105,15 @@ class Rounds:
             ]
         self._own.watched += gained
         self._own.rows = rows
+        self._young = np.flatnonzero((gained > 0) & (rows < self._settings.collect_rows))[:EARLY].tolist()
         self._settle()
         self._hold_marks()
         return findings
+
+    def early(self) -> list[Judged]:
+        """After a walk: of assets that are too new for a score, those that gained rows. A slow device is seen to be
+        looked at from its first reading on: beyond its declared limits or not, and how much is learned."""
+        return [self._first_look(place) for place in self._young]
 
     def accept(self, asset: str, condition: str) -> None:
         """It is normal from now on. The condition of an anomaly means the asset's present state as a whole."""
@@ -283,6 +294,13 @@ class Rounds:
             why = f"{channel} is {value:.6g}, {word} its limit of {limit:.6g}"
             yield self._standing.tell(Finding(asset.name, RANGE, why, channel, Severity.ALARM, value, limit))
         yield from self._standing.ended(RANGE, found.told, self._places)
+
+    def _first_look(self, place: int) -> Judged:
+        asset, first = self._places.assets[place], int(self._places.first[place])
+        beyond = np.flatnonzero(self._range.told[first : first + int(self._places.width[place])])
+        cause = asset.channels[beyond[0]] if beyond.size else ""
+        branch, score = (RANGE, 2 * THRESHOLD) if beyond.size else ("", 0.0)
+        return Judged(asset.name, Score(asset.at, score, THRESHOLD, Stage.COLLECTING, cause, branch, rows=asset.rows))
 
     def _settle(self) -> None:
         """Which channels of an asset that has been watched for a learning period move all the time."""
