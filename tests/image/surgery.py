@@ -11,7 +11,6 @@ from tools.imaging.places import Places
 
 FOLDER = "::/EFI/Linux"
 WAITING = f"millwright_{NEW}+3-0.efi"
-LAST = f"millwright_{NEW}+1-0.efi"  # one try alone saves minutes
 _SECTOR = 512
 
 
@@ -53,15 +52,19 @@ def take_entry(machine: Machine) -> Path:
     return file
 
 
-def put_entry(machine: Machine, file: Path) -> None:
-    """Back, with one try left."""
-    esp(machine, "mcopy", str(file), f"{FOLDER}/{LAST}")
+def put_entry(machine: Machine, file: Path, version: str = NEW) -> None:
+    """Of a kernel image, under a version, with one try: fewer than it would have save minutes."""
+    esp(machine, "mcopy", str(file), f"{FOLDER}/millwright_{version}+1-0.efi")
+
+
+def listed(machine: Machine) -> set[str]:
+    return {line.rpartition("/")[2] for line in esp(machine, "mdir", "-b", FOLDER).split()}
 
 
 def other_words(where: Places, image: Path, words: str, *, sign: bool = True) -> None:
-    """The same kernel with more words on its command line."""
+    """The same kernel with more words on its command line, signed anew or not at all."""
     key = f"--secureboot-private-key={where.keys}/secure-boot.key --secureboot-certificate={where.keys}/secure-boot.crt"
-    pcr = f"--pcr-private-key={where.keys}/pcr.key --pcr-certificate={where.keys}/pcr.crt --pcr-banks=sha256"
+    pcr = f"--pcr-private-key={where.keys}/pcr.key --pcr-banks=sha256"
     script = f"""set -eu
 cd /tmp
 for part in linux initrd cmdline osrel uname ucode; do

@@ -12,6 +12,7 @@ from tests.image.boxes import (
     OLD,
     UPDATES,
     Box,
+    entries,
     has_its_data,
     mount_updates,
     state,
@@ -23,60 +24,70 @@ from tools.imaging.machine import Machine, Running
 
 CUTS = int(os.environ.get("MILLWRIGHT_POWER_CUTS", "2"))
 SEED = int(os.environ.get("MILLWRIGHT_POWER_SEED", "0")) or time.time_ns() % 1_000_000
-STARTING_S = 200.0  # firmware, boot loader, the initrd, and the trial to its blessing
-UPDATING_S = 600.0  # fetching, rebuilding, checking, writing, shutting down, and some of the trial
+STARTING_S = 200.0  # firmware, boot loader, the initrd, and some of the trial
+RESTARTING_S = 250.0  # with the end of the system before it
+BLESSING_S = 150.0  # what is left of a trial when its system answers
+UPDATING_S = 500.0  # fetching, rebuilding, checking, writing
 
 
 def test_power_cuts_leave_a_system_that_starts(box: Box, applied: Box, stick: Path) -> None:
+    """After each cut a system starts, verified and with its data, and goes on with the update; that is cut again, until
+    the new system is blessed or given up. Then all of it is looked over, and another box begins."""
     dice = random.Random(SEED)
     print(f"\nMILLWRIGHT_POWER_SEED={SEED}", flush=True)
     left = CUTS
-    while left:
-        if dice.random() < 0.5:
-            machine = with_stick(applied.copy("cut"), stick)
-            left -= _cut_its_start(machine, dice.uniform(0, STARTING_S))
-        else:
-            machine = with_stick(box.copy("cut"), stick)
-        while not _is_whole_and_done(machine) and left:
-            left -= _cut_its_update(machine, dice.uniform(0, UPDATING_S))
+    while left > 0:
+        written = dice.random() < 0.5
+        machine = with_stick((applied if written else box).copy("cut"), stick)
+        if written:
+            left -= _cut_its_start(machine, dice)
+        while _goes_on(machine, dice, left):
+            left -= 1
 
 
-def _cut_its_start(machine: Machine, moment: float) -> int:
-    """Of the new system: its trial."""
+def _cut_its_start(machine: Machine, dice: random.Random) -> int:
+    """Of the new system, from power on."""
     with machine.running() as running:
-        _cut(running, moment)
-    print(f"cut {moment:.0f} s after power on: the trial", flush=True)
+        _cut(running, dice.uniform(0, STARTING_S), "power on")
     return 1
 
 
-def _cut_its_update(machine: Machine, moment: float) -> int:
+def _goes_on(machine: Machine, dice: random.Random, left: int) -> bool:
+    """It starts; whether it was cut again."""
     with machine.running() as running:
         running.wait_probe()
-        step = running.check("millwright update os status | grep -F 1.1 | tail -1").strip()
-        mount_updates(running)
-        running.check(f"nohup millwright update os apply --again --restart --from {UPDATES} >/dev/null 2>&1 &")
-        _cut(running, moment)
-    print(f"cut {moment:.0f} s into the update; it began with: {step}", flush=True)
-    return 1
+        running.check("veritysetup status root | grep -q verified")
+        has_its_data(running, journal=False)
+        runs, there = version(running), set(entries(running))
+        assert runs in (OLD, NEW)
+        print(f"  {runs} starts; {', '.join(sorted(there))}", flush=True)
+        ended = {f"millwright_{NEW}.efi", f"millwright_{NEW}+0-3.efi"} & there
+        if ended or left <= 0:
+            _is_whole(running)
+            running.shut_down()
+            return False
+        if runs == NEW:
+            _cut(running, dice.uniform(0, BLESSING_S), "the trial answered")
+        elif f"millwright_{NEW}" in "".join(there):
+            running.run("nohup systemctl reboot >/dev/null 2>&1 &")
+            _cut(running, dice.uniform(0, RESTARTING_S), "the restart")
+        else:
+            mount_updates(running)
+            running.check(f"nohup millwright update os apply --restart --from {UPDATES} >/dev/null 2>&1 &")
+            _cut(running, dice.uniform(0, UPDATING_S), "the update")
+        return True
 
 
-def _cut(running: Running, moment: float) -> None:
+def _cut(running: Running, moment: float, began: str) -> None:
     with suppress(subprocess.TimeoutExpired):
         running.process.wait(moment)
     running.kill()
+    print(f"cut {moment:.0f} s after {began}", flush=True)
 
 
-def _is_whole_and_done(machine: Machine) -> bool:
-    """A whole system starts, with its data and its vault; whether it is the new one, blessed."""
-    with machine.running() as running:
-        running.wait_probe()
-        assert state(running) == "running", running.run("systemctl --failed --no-legend --plain").text
-        running.check("veritysetup status root | grep -q verified")
-        has_its_data(running)
-        vault_is_open(running)
-        found = version(running)
-        assert found in (OLD, NEW)
-        said = running.check("millwright update os status")
-        print(f"  {found} came up whole; {said.splitlines()[-1]}", flush=True)
-        running.shut_down()
-    return found == NEW
+def _is_whole(running: Running) -> None:
+    assert state(running) == "running", running.run("systemctl --failed --no-legend --plain").text
+    has_its_data(running)
+    vault_is_open(running)
+    said = running.check("millwright update os status")
+    print(f"  whole; {' '.join(said.splitlines()[-2:])}", flush=True)
