@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from appliance.bus.wire import WOULD_BLOCK
 from appliance.errors import BusError
 
+UNACKNOWLEDGED_MS = 20_000  # what the other side of a TCP line does not acknowledge for so long ends it
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _FORMS = "write bus.url as unix:/path, mqtt://host:port or mqtts://host:port"
 
@@ -99,6 +100,7 @@ async def _dial_tcp(address: Address) -> socket.socket:
             failure = error
             continue
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
         return sock
     raise failure
 

@@ -143,6 +143,11 @@ class MemoryBus:
         await self._gone.wait()
         return "it was stopped"
 
+    async def ping(self) -> None:
+        await asyncio.sleep(0)
+        if not self.connected:
+            raise BusError("no connection to the broker in memory")
+
     async def drain(self) -> None:
         await asyncio.sleep(0)
         if self._waiting:

@@ -16,7 +16,7 @@ from appliance.bus.inbox import CLAIM_S, Inbox, Subscription
 from appliance.bus.outgoing import Outgoing
 from appliance.bus.packets import Joiner, acknowledgements
 from appliance.bus.port import CAPACITY, Batch, Credentials, Message, Papers
-from appliance.bus.session import CONNACK, Events, Session
+from appliance.bus.session import CONNACK, PONG, Events, Session
 from appliance.bus.wire import Wire
 from appliance.errors import BusError
 from appliance.events.ledger import Ledger
@@ -136,6 +136,19 @@ class MqttBus:
     async def wait_lost(self) -> str:
         await self._gone.wait()
         return self._trouble
+
+    async def ping(self) -> None:
+        if self._wire is None or not self.connected:
+            raise BusError(f"no connection to the broker at {self._address.url}: {self._trouble}")
+        answer = self._answers.get(PONG)
+        if answer is None:
+            answer = self._await_answer(PONG)
+            answer.add_done_callback(_hear)  # whoever asked may have left
+            self._session.ping()
+        try:
+            await asyncio.shield(answer)
+        except ConnectionError as error:
+            raise BusError(f"the connection to the broker at {self._address.url} was lost: {error}") from None
 
     async def drain(self) -> None:
         while self._outgoing or (self._wire is not None and self._wire.backlog):
@@ -364,6 +377,11 @@ class MqttBus:
             callback()
         except Exception:
             log.exception("a callback failed that follows each connection")
+
+
+def _hear(answer: "asyncio.Future[Sequence[str]]") -> None:
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _tell_defect(task: "asyncio.Task[None]") -> None:

@@ -84,6 +84,10 @@ class Bus(Protocol):
     async def drain(self) -> None:
         """Wait until everything published has left, QoS 1 acknowledged."""
 
+    async def ping(self) -> None:
+        """Until the broker has answered. BusError where there is no connection, or it is lost meanwhile. A line that
+        died without a word answers nothing: the caller bounds its patience."""
+
     @property
     def unacknowledged(self) -> int:
         """Messages of QoS 1 that the broker has not taken over yet."""

@@ -25,8 +25,10 @@ log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 30  # a broker that says nothing for so long is given up
 CONNACK = 0  # stands for the packet id in the answer to CONNECT
+PONG = -1  # and in the answer to a ping
 
 _REFUSED = 0x80
+_PINGRESP = 0xD0
 
 
 class Carrier(Protocol):
@@ -89,6 +91,10 @@ class Session(paho.Client):
             self._last_bytes_received = time.monotonic()
         self.loop_misc()
 
+    def ping(self) -> None:
+        """Ask the broker whether it is there."""
+        self._send_pingreq()
+
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         self.taken = 0
         if self._wire is None:
@@ -111,7 +117,10 @@ class Session(paho.Client):
         blank = self._in_packet
         self._in_packet = {**blank, "command": first, "remaining_length": len(body), "packet": bytearray(body)}
         try:
-            return self._packet_handle()
+            code = self._packet_handle()
+            if first == _PINGRESP:
+                self._events.answered(PONG, ())
+            return code
         except MalformedPacket as error:
             log.error("the broker speaks no MQTT: %s", error)
             return MQTTErrorCode.MQTT_ERR_PROTOCOL

@@ -1,8 +1,10 @@
 """Lines to MQTT brokers elsewhere, for the channels that speak through one."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -48,6 +50,34 @@ async def dialled(settings: LineSettings, tools: Tools, will: Message | None = N
             yield bus
     except BusError as error:
         raise explained(error) from error
+
+
+async def probed(settings: LineSettings, tools: Tools) -> str:
+    """A session of its own, opened and closed: what was seen."""
+    began = time.monotonic()
+    async with dialled(settings, tools):
+        return f"{settings.url} answers within {1000 * (time.monotonic() - began):.0f} ms"
+
+
+async def pinged(bus: Bus | None) -> None:
+    """Until the broker has answered. ChannelError."""
+    assert bus is not None
+    try:
+        await bus.ping()
+    except BusError as error:
+        raise explained(error) from error
+
+
+async def drained(bus: Bus, lost: Coroutine[Any, Any, str]) -> None:
+    """Until the broker has taken over all that was published. ChannelError where the line is lost first."""
+    draining, losing = asyncio.ensure_future(bus.drain()), asyncio.ensure_future(lost)
+    try:
+        await asyncio.wait([draining, losing], return_when=asyncio.FIRST_COMPLETED)
+        if losing.done():
+            raise ChannelError(losing.result(), "It is opened again by itself.")
+    finally:
+        draining.cancel()
+        losing.cancel()
 
 
 def explained(error: BusError) -> ChannelError:

@@ -13,7 +13,6 @@ in a former life.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -23,11 +22,11 @@ import msgspec
 from msgspec import Meta, field
 
 from appliance.bus.port import Batch, Bus, Message
-from appliance.channels._lines import LineSettings, dialled, explained
+from appliance.channels._lines import LineSettings, dialled, drained, explained, pinged, probed
 from appliance.channels.leaving import home
 from appliance.channels.leaving.terms import Forwarded
 from appliance.channels.port import Origin, Request, Tools
-from appliance.errors import BusError, ChannelError
+from appliance.errors import BusError
 from appliance.runtime.patience import within
 from appliance.store.parcels import Parcel
 
@@ -131,15 +130,7 @@ class HomeAssistant:
             self._remember()
         except BusError as error:
             raise explained(error) from error
-        draining: asyncio.Future[Any] = asyncio.ensure_future(self._bus.drain())
-        lost: asyncio.Future[Any] = asyncio.ensure_future(self._bus.wait_lost())
-        try:
-            await asyncio.wait([draining, lost], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            draining.cancel()
-            lost.cancel()
-        if not draining.done():
-            raise ChannelError("the line was lost", "It is opened again by itself.")
+        await drained(self._bus, self.lost())
         self.progress += len(parcels)
 
     async def lost(self) -> str:
@@ -147,9 +138,10 @@ class HomeAssistant:
         return await self._bus.wait_lost()
 
     async def probe(self) -> str:
-        began = time.monotonic()
-        async with dialled(self._settings, self._tools):
-            return f"{self._settings.url} answers within {1000 * (time.monotonic() - began):.0f} ms"
+        return await probed(self._settings, self._tools)
+
+    async def ping(self) -> None:
+        await pinged(self._bus)
 
     async def requests(self) -> AsyncIterator[Request]:
         while True:

@@ -12,7 +12,6 @@ that stand and states are retained. A message counts as delivered when the broke
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -22,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from appliance.bus.port import Batch, Bus, Message
-from appliance.channels._lines import CONNECT_S, LineSettings, dialled, explained
+from appliance.channels._lines import CONNECT_S, LineSettings, dialled, explained, pinged, probed
 from appliance.channels.leaving import envelope
 from appliance.channels.port import Origin, Tools
 from appliance.errors import BusError, ChannelError
@@ -118,9 +117,10 @@ class Mqtt:
         return await self._bus.wait_lost()
 
     async def probe(self) -> str:
-        began = time.monotonic()
-        async with dialled(self._settings, self._tools):
-            return f"{self._settings.url} answers within {1000 * (time.monotonic() - began):.0f} ms"
+        return await probed(self._settings, self._tools)
+
+    async def ping(self) -> None:
+        await pinged(self._bus)
 
     def _all_messages(self, origin: Origin, parcels: Sequence[Parcel]) -> Iterator[Message]:
         single = next((place for place, parcel in enumerate(parcels) if parcel.lane not in SINGLE), len(parcels))

@@ -91,4 +91,12 @@ class Asking(Protocol):
         """For as long as the line holds."""
 
 
+@runtime_checkable
+class Pingable(Protocol):
+    """What a channel may offer besides, whose open line can be asked whether it holds."""
+
+    async def ping(self) -> None:
+        """Until the other side has answered. ChannelError where the line is lost."""
+
+
 Wait = Callable[[float], Awaitable[None]]

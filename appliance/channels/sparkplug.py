@@ -11,7 +11,6 @@ on its way when a broker dies is lost then; `qos = 1` is not the standard's, but
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -21,7 +20,7 @@ import msgspec
 from msgspec import Meta, field
 
 from appliance.bus.port import Batch, Bus, Message
-from appliance.channels._lines import LineSettings, dialled, explained
+from appliance.channels._lines import LineSettings, dialled, drained, explained, pinged, probed
 from appliance.channels.leaving.edge import EdgeNode, Saying, wants_rebirth
 from appliance.channels.leaving.terms import Forwarded
 from appliance.channels.port import Origin, Tools
@@ -108,15 +107,7 @@ class Sparkplug:
         unsent = self._bus.ledger.dropped.copy()
         for parcel in parcels:
             self._publish(self._said(parcel))
-        draining: asyncio.Future[Any] = asyncio.ensure_future(self._bus.drain())
-        lost: asyncio.Future[Any] = asyncio.ensure_future(self.lost())
-        try:
-            await asyncio.wait([draining, lost], return_when=asyncio.FIRST_COMPLETED)
-            if lost.done():
-                raise ChannelError(lost.result(), "It is opened again by itself.")
-        finally:
-            draining.cancel()
-            lost.cancel()
+        await drained(self._bus, self.lost())
         if self._bus.ledger.dropped != unsent:
             raise ChannelError("the broker does not take what is sent", "It is tried again by itself.")
         self.progress += len(parcels)
@@ -133,9 +124,10 @@ class Sparkplug:
             line.cancel()
 
     async def probe(self) -> str:
-        began = time.monotonic()
-        async with dialled(self._settings, self._tools):
-            return f"{self._settings.url} answers within {1000 * (time.monotonic() - began):.0f} ms"
+        return await probed(self._settings, self._tools)
+
+    async def ping(self) -> None:
+        await pinged(self._bus)
 
     def _said(self, parcel: Parcel) -> list[Saying]:
         kind, _, path = parcel.topic.partition("/")

@@ -17,7 +17,7 @@ from appliance.bus.port import Message
 from appliance.channels.leaving.gate import Gate
 from appliance.channels.leaving.pace import Batches, Patience, Politeness
 from appliance.channels.leaving.terms import Terms
-from appliance.channels.port import Asking, Channel, Origin, Request
+from appliance.channels.port import Asking, Channel, Origin, Pingable, Request
 from appliance.config.secrets import Reveal
 from appliance.errors import ChannelError, MillwrightError, RefusedParcelError
 from appliance.masking.masker import Masker
@@ -229,13 +229,29 @@ class Outlet:
             await within(left, self.post.arrival())
 
     async def _arrival(self, lost: "asyncio.Future[Any]") -> None:
+        """Until something has come in. Meanwhile the line is asked whether it holds."""
         coming: asyncio.Future[Any] = asyncio.ensure_future(self.post.arrival())
+        probe_s = self._terms.probe_s or None
         try:
-            await asyncio.wait([coming, lost], return_when=asyncio.FIRST_COMPLETED)
+            while not (await asyncio.wait([coming, lost], timeout=probe_s, return_when=asyncio.FIRST_COMPLETED))[0]:
+                if isinstance(self.channel, Pingable):
+                    await self._ask_line(self.channel.ping(), coming, lost)
         finally:
             coming.cancel()
         if lost.done():
             raise ChannelError(f"the line was lost: {lost.result()}", "It is opened again by itself.")
+
+    async def _ask_line(self, ping: Any, *others: "asyncio.Future[Any]") -> None:
+        """Until it has answered, or there is something else to do. ChannelError where it is silent for too long."""
+        asking = asyncio.ensure_future(ping)
+        try:
+            await self._answered([asking, *others], lambda: 0)
+            if asking.done():
+                asking.result()
+                self._stand(Standing.OPEN)
+        finally:
+            asking.cancel()
+            await asyncio.wait([asking])
 
     async def _sent(self, parcels: Sequence[Parcel], lost: "asyncio.Future[Any]") -> Confirmed:
         loop = asyncio.get_running_loop()
@@ -258,23 +274,24 @@ class Outlet:
         self._politeness.took(sum(parcel.lane not in SINGLE for parcel in parcels))
         return settled(parcels)
 
+    async def _answered(self, work: Sequence["asyncio.Future[Any]"], progress: Callable[[], int]) -> None:
+        """Until one of them ends. The line is shown as silent meanwhile, where nothing is answered for `answer_ms`."""
+        loop = asyncio.get_running_loop()
+        answered, since, patience_s = progress(), loop.time(), self._terms.answer_ms / 1000
+        while not (await asyncio.wait(work, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED))[0]:
+            if progress() != answered:
+                answered, since = progress(), loop.time()
+                self._stand(Standing.OPEN)
+            elif loop.time() - since > self._terms.give_up_s:
+                raise ChannelError(f"no answer for {self._terms.give_up_s:g} s", "The line is opened anew.")
+            else:
+                self._stand(Standing.SILENT, f"no answer for {self._terms.answer_ms} ms")
+
     async def _deliver(self, parcels: Sequence[Parcel], lost: "asyncio.Future[Any]") -> None:
         """ChannelError where the line is lost, or nothing is answered for too long."""
-        loop = asyncio.get_running_loop()
         work = asyncio.ensure_future(self.channel.deliver(Origin(self.post.outbox.identity), parcels))
-        answered, since = self.channel.progress, loop.time()
-        both: list[asyncio.Future[Any]] = [work, lost]
         try:
-            while not (await asyncio.wait(both, timeout=self._terms.answer_ms / 1000, return_when="FIRST_COMPLETED"))[
-                0
-            ]:
-                if self.channel.progress != answered:
-                    answered, since = self.channel.progress, loop.time()
-                    self._stand(Standing.OPEN)
-                elif loop.time() - since > self._terms.give_up_s:
-                    raise ChannelError(f"no answer for {self._terms.give_up_s:g} s", "The line is opened anew.")
-                else:
-                    self._stand(Standing.SILENT, f"no answer for {self._terms.answer_ms} ms")
+            await self._answered([work, lost], lambda: self.channel.progress)
             if not work.done():
                 raise ChannelError(f"the line was lost: {lost.result()}", "It is opened again by itself.")
             work.result()

@@ -786,3 +786,35 @@ def test_a_loss_is_told_and_what_was_not_taken_over_is_known(play: Play) -> None
             assert bus.unacknowledged == 0
 
     play(scenario)
+
+
+def test_a_ping_is_answered_while_there_is_a_connection(play: Play) -> None:
+    async def scenario(rig: Rig) -> None:
+        async with rig.bus() as bus:
+            await bus.wait_connected(PATIENCE_S)
+            await asyncio.gather(bus.ping(), bus.ping())
+            await rig.stop()
+            await bus.wait_lost()
+            with pytest.raises(BusError):
+                await bus.ping()
+            await rig.start()
+            await bus.wait_connected(PATIENCE_S)
+            await bus.ping()
+
+    play(scenario)
+
+
+def test_a_ping_that_nobody_answers_ends_with_the_connection(play_real: PlayReal) -> None:
+    async def scenario(rig: MosquittoRig) -> None:
+        async with rig.bus() as bus:
+            await bus.wait_connected(PATIENCE_S)
+            await rig.signal(signal.SIGSTOP)
+            asking = asyncio.ensure_future(bus.ping())
+            await asyncio.sleep(0)
+            assert not asking.done()
+            await rig.signal(signal.SIGKILL)
+            with pytest.raises(BusError, match="was lost"):
+                await asking
+            await rig.start()
+
+    play_real(scenario)

@@ -56,6 +56,15 @@ class Terms(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             description="A destination that answers nothing for so long is shown as offline; all waits.",
         ),
     ] = 200
+    probe_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="While nothing leaves, an MQTT line is asked so often whether it holds: with `answer_ms`, how "
+            "soon one that died without a word is shown as offline. 0: never; MQTT's keepalive is left (30 s).",
+        ),
+    ] = 5.0
     give_up_s: Annotated[
         float, Meta(ge=0.5, le=3600, description="And after so long the line is hung up and opened anew.")
     ] = 15.0
