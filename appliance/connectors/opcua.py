@@ -128,7 +128,7 @@ class OpcUa:
         try:
             if not await within(3 * ANSWER_S, self._opened()):
                 raise ConnectorError(f"{self._settings.url} does not answer", _REMEDY)
-        except ConnectorError:
+        except BaseException:
             await self._stack.aclose()
             raise
         return self
@@ -178,6 +178,7 @@ class OpcUa:
             raise ConnectorError("the library for OPC UA is not installed", "tools/setup opcua") from error
         try:
             self._client = client = Client(self._settings.url, timeout=ANSWER_S)
+            self._stack.callback(client.disconnect_socket)  # the library leaves it open where opening is cancelled
             await self._secure(client)
             await self._stack.enter_async_context(client)
             self._variables = await self._found(client)

@@ -141,6 +141,31 @@ def test_a_connection_that_is_lost_is_told_and_found_again() -> None:
     asyncio.run(main())
 
 
+def test_opening_that_is_given_up_leaves_no_connection_behind() -> None:
+    """To a server that takes connections and says nothing."""
+
+    async def main() -> None:
+        heard, hung_up = asyncio.Event(), asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readexactly(3)
+            heard.set()
+            await reader.read()
+            hung_up.set()
+            writer.close()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        async with server, asyncio.timeout(PATIENCE_S):
+            opening = asyncio.create_task(made(server.sockets[0].getsockname()[1]).__aenter__())
+            await heard.wait()
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            await hung_up.wait()
+
+    asyncio.run(main())
+
+
 def test_a_server_that_wants_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("press", "box"):
         subject = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=URI:urn:test:{name},IP:127.0.0.1"]

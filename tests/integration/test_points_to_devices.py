@@ -8,15 +8,19 @@ from appliance.events import codec
 from tests.integration.conftest import PATIENCE_S, Box
 from tests.integration.test_discovery import ASSET, PLUG, device_of, introduce, running, until
 from tests.integration.test_modbus import slave
+from tests.integration.test_opcua import free_port, press
 
 
 def test_from_a_persons_word_to_the_wire(box: Box) -> None:
     async def main() -> None:
-        async with slave() as port, MqttBus(box.url) as bus:
+        async with slave() as port, press(opcua := free_port()) as nodes, MqttBus(box.url) as bus:
             box.config.write_text(
                 box.config.read_text()
                 + f'[[points]]\nasset = "{ASSET}"\npoint = "state"\ntype = "switch"\nmin_interval_s = 0\n'
                 + '[[points]]\nasset = "line1/meter"\npoint = "limit"\ntype = "number"\nmax = 100\nmin_interval_s = 0\n'
+                + '[[points]]\nasset = "hall1/press"\npoint = "setpoint"\ntype = "number"\nmax = 100\nmin_interval_s = 0\n'
+                + f'[[connectors.opcua]]\nurl = "opc.tcp://127.0.0.1:{opcua}"\nasset = "hall1/press"\n'
+                + 'nodes = [{node = "ns=2;s=Setpoint", name = "setpoint", writable = true, min = 0, max = 50}]\n'
                 + "[[connectors.modbus]]\n[[connectors.modbus.slaves]]\n"
                 + f'asset = "line1/meter"\nhost = "127.0.0.1"\nport = {port}\n'
                 + 'points = [{name = "limit", address = 30, type = "int16", writable = true, min = 0, max = 32}]\n'
@@ -40,6 +44,11 @@ def test_from_a_persons_word_to_the_wire(box: Box) -> None:
                     async for batch in readings:
                         if codec.decode_reading(batch[-1].payload, time.time_ns()).values == {"limit": 16.0}:
                             break
+                await said("set", "hall1/press", "setpoint", "42")
+                async with asyncio.timeout(PATIENCE_S):
+                    while await nodes["setpoint"].read_value() != 42:
+                        pass
+                assert "limits" in await said("set", "hall1/press", "setpoint", "60", code=1)
                 # The connector keeps its own limits, whatever is declared here.
                 assert "limits are 0" in await said("set", "line1/meter", "limit", "60", code=1)
 
