@@ -18,7 +18,8 @@ def test_from_a_persons_word_to_the_wire(box: Box) -> None:
                 box.config.read_text()
                 + f'[[points]]\nasset = "{ASSET}"\npoint = "state"\ntype = "switch"\nmin_interval_s = 0\n'
                 + '[[points]]\nasset = "line1/meter"\npoint = "limit"\ntype = "number"\nmax = 100\nmin_interval_s = 0\n'
-                + '[[points]]\nasset = "hall1/press"\npoint = "setpoint"\ntype = "number"\nmax = 100\nmin_interval_s = 0\n'
+                + '[[points]]\nasset = "hall1/press"\npoint = "setpoint"\ntype = "number"\nmax = 100\n'
+                + "min_interval_s = 0\n"
                 + f'[[connectors.opcua]]\nurl = "opc.tcp://127.0.0.1:{opcua}"\nasset = "hall1/press"\n'
                 + 'nodes = [{node = "ns=2;s=Setpoint", name = "setpoint", writable = true, min = 0, max = 50}]\n'
                 + "[[connectors.modbus]]\n[[connectors.modbus.slaves]]\n"
