@@ -52,9 +52,9 @@ def take_entry(machine: Machine) -> Path:
     return file
 
 
-def put_entry(machine: Machine, file: Path, version: str = NEW) -> None:
-    """Of a kernel image, under a version, with one try: fewer than it would have save minutes."""
-    esp(machine, "mcopy", str(file), f"{FOLDER}/millwright_{version}+1-0.efi")
+def put_entry(machine: Machine, file: Path, version: str = NEW, tries: int = 1) -> None:
+    """Of a kernel image, under a version. One try in place of three saves minutes."""
+    esp(machine, "mcopy", str(file), f"{FOLDER}/millwright_{version}+{tries}-0.efi")
 
 
 def listed(machine: Machine) -> set[str]:

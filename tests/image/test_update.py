@@ -50,22 +50,36 @@ def test_broken_updates_one_after_the_other_end_on_the_old_system(applied: Box, 
     machine = applied.copy("broken")
     image = surgery.take_entry(machine)
     surgery.overwrite(machine, f"millwright_{NEW}", 1024, bytes(4096))  # what every start reads
-    surgery.put_entry(machine, image, "1.4")
-    surgery.put_entry(machine, _changed(where, image, "init=/usr/bin/false"), "1.3")
-    surgery.put_entry(machine, _changed(where, image, "", sign=False), "1.2")
+    surgery.put_entry(machine, _changed(where, image, "", sign=False), "1.4")
+    surgery.put_entry(machine, _changed(where, image, "rdinit=/usr/bin/false"), "1.3")
+    surgery.put_entry(machine, image, "1.2")
     surgery.put_entry(machine, _with_another_bit(image))
     with machine.running() as running:
         comes_up(running, OLD)
         stands_on_old(running)
         console = running.console()
-        assert "dm-verity device corrupted" in console, "1.4 was not rotten"
+        for version in ("1.4", NEW):
+            assert f"Error loading \\EFI\\Linux\\millwright_{version}+0-1.efi: Access denied" in console, version
         assert "Attempted to kill init" in console, "1.3 did not panic"
+        assert "dm-verity device corrupted" in console, "1.2 was not rotten"
         # The trap: the firmware refused it and took the old one, and the variable still names what was counted.
         said = running.check("journalctl -b -u systemd-bless-boot --no-pager")
         assert f"'millwright_{NEW}.efi' was counted, and 'millwright_{OLD}.efi' was booted" in said, said
         running.shut_down()
     given_up = {f"millwright_{version}+0-1.efi" for version in ("1.4", "1.3", "1.2", NEW)}
     assert surgery.listed(machine) == {f"millwright_{OLD}.efi", *given_up}
+
+
+def test_what_the_firmware_refuses_each_time_needs_nobody(applied: Box) -> None:
+    """The boot loader is among the firmware's options once more than there are tries."""
+    machine = applied.copy("refused")
+    surgery.put_entry(machine, _with_another_bit(surgery.take_entry(machine)), tries=3)
+    with machine.running() as running:
+        comes_up(running, OLD)
+        stands_on_old(running)
+        assert running.console().count("Access denied") == 3
+        assert f"millwright_{NEW}+0-3.efi" in entries(running)
+        running.shut_down()
 
 
 def test_an_update_that_starts_and_does_not_work_ends_on_the_old_system(applied: Box, where: Places) -> None:
