@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 import msgspec
 from msgspec import Meta, field
 
+from appliance.channels._asked import Asked
 from appliance.channels.leaving.terms import Forwarded, Terms
 from appliance.channels.leaving.wording import Notice, notice
 from appliance.channels.port import Origin, Tools
@@ -51,13 +52,8 @@ def create(settings: Settings, tools: Tools) -> "Notifier":
     return Notifier(settings, tools)
 
 
-class Notifier:
-    conflates = False
-    depth = 1
-    rest_s = 0.0
-
+class Notifier(Asked):
     def __init__(self, settings: Settings, tools: Tools) -> None:
-        self.progress = 0
         self._settings, self._tools = settings, tools
         self._services: list[Any] = []
         self._had: dict[int, tuple[str, int]] = {}  # by service: what it was told last, so that a retry skips it
@@ -76,11 +72,6 @@ class Notifier:
         if told:
             await self._tell_all((origin.outbox, parcels[-1].seq), notice(self._tools.box, told))
         self.progress += len(parcels)
-
-    async def lost(self) -> str:
-        """A service is there or not when it is asked."""
-        await asyncio.Event().wait()
-        return ""
 
     async def probe(self) -> str:
         """Sends a message that says it is a test."""

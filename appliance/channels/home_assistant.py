@@ -33,6 +33,7 @@ from appliance.store.parcels import Parcel
 DAY = 86_400_000_000_000  # ns
 SETTLE_S = 1.0  # for what the broker has kept to come
 MAX_ASSETS = 5000
+MAX_KEPT = 20_000  # of what the broker kept of a former life
 MAX_ASKED = 100
 BY = "home assistant"
 
@@ -283,10 +284,12 @@ class _Kept:
                     self._learn(message.payload)
                 elif message.payload and "/alarm/" in message.topic:
                     self._note(message)
-                elif message.payload:
+                elif message.payload and len(self.announced) < MAX_KEPT:
                     self.announced.add(message.topic.split("/")[-2])
 
     def _note(self, message: Message) -> None:
+        if len(self.alarms) >= MAX_KEPT:
+            return
         try:
             self.alarms[message.topic] = msgspec.json.decode(message.payload, type=_Alarm).id
         except msgspec.DecodeError:

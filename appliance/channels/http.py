@@ -11,7 +11,6 @@ it is found and left out; anything else is tried again. With `secret` each body 
 whose it is.
 """
 
-import asyncio
 import hashlib
 import hmac
 import time
@@ -22,6 +21,7 @@ from typing import Annotated, Self
 import msgspec
 from msgspec import Meta, field
 
+from appliance.channels._asked import Asked
 from appliance.channels._web import Answer, Web, context, target
 from appliance.channels.leaving import envelope
 from appliance.channels.leaving.terms import Terms
@@ -64,13 +64,8 @@ def create(settings: Settings, tools: Tools) -> "Http":
     return Http(settings, tools)
 
 
-class Http:
-    conflates = False
-    depth = 1
-    rest_s = 0.0
-
+class Http(Asked):
     def __init__(self, settings: Settings, tools: Tools) -> None:
-        self.progress = 0
         self._settings, self._tools = settings, tools
         self._target, self._tls = target(settings.url), context(settings.ca_file)
         self._web = Web(self._target, self._tls)
@@ -92,11 +87,6 @@ class Http:
             some = parcels[start : start + self._settings.batch]
             _check(await self._post(self._web, envelope.pack(origin.outbox, some)))
             self.progress += len(some)
-
-    async def lost(self) -> str:
-        """A web server is there or not when it is asked."""
-        await asyncio.Event().wait()
-        return ""
 
     async def probe(self) -> str:
         """A POST without events."""

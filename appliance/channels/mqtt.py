@@ -29,6 +29,7 @@ from appliance.runtime.patience import within
 from appliance.store.parcels import NAMES, SINGLE, Lane, Parcel
 
 PACK_BYTES, HEAD_BYTES = 256 << 10, 120  # of a pack; of an envelope, at most
+MAX_SENDERS = 1000  # whose marks are heard at one prefix
 LOOK_S = 0.02  # how often acknowledgements are counted while a batch is under way
 
 
@@ -234,6 +235,8 @@ class _Receiver:
             if message.topic == f"{self._prefix}/receiver":
                 self._word = envelope.word(message.payload) if message.payload else envelope.Word(False)
             else:
+                if len(self._marks) >= MAX_SENDERS:
+                    self._marks.clear()  # its word comes again; those of other boxes are not ours
                 self._marks[message.topic.rpartition("/")[2]] = envelope.marks(message.payload)
         except msgspec.DecodeError:
             return  # whoever may write there but knows no better has confirmed nothing

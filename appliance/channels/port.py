@@ -8,7 +8,7 @@ service then delivers one batch after the other. What was not delivered is deliv
 channel keeps nothing; each parcel has a number (`from`, lane, `seq`), by which a receiver drops what it has already.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -97,6 +97,3 @@ class Pingable(Protocol):
 
     async def ping(self) -> None:
         """Until the other side has answered. ChannelError where the line is lost."""
-
-
-Wait = Callable[[float], Awaitable[None]]

@@ -11,6 +11,7 @@ on its way when a broker dies is lost then; `qos = 1` is not the standard's, but
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -29,6 +30,8 @@ from appliance.protocols import sparkplug
 from appliance.protocols.sparkplug import Verb
 from appliance.runtime.patience import within
 from appliance.store.parcels import Parcel
+
+log = logging.getLogger(__name__)
 
 HOST_S = 10.0  # for the primary host's state to be told
 _NAME = r"^[^#+/\x00-\x1f]{1,100}$"
@@ -69,6 +72,7 @@ class Sparkplug:
         self._closing = AsyncExitStack()
         self._host_is_there, self._host_at = asyncio.Event(), 0
         self._gone: asyncio.Future[str] | None = None
+        self._told = ""  # why something was left out
 
     async def __aenter__(self) -> Self:
         self._bd_seq = (self._bd_seq + 1) % 256
@@ -138,8 +142,11 @@ class Sparkplug:
             return self._node.say(
                 kind, path, condition or "anomaly", msgspec.json.decode(parcel.payload), self._now_ms()
             )
-        except EventError:
-            return []  # a masked name that no topic can have
+        except EventError as error:
+            if error.message != self._told:
+                log.warning("%s is left out: %s", path, error.message)
+            self._told = error.message
+            return []
 
     def _publish(self, said: Sequence[Saying]) -> None:
         assert self._bus is not None

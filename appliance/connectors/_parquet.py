@@ -63,6 +63,8 @@ class Followed:
                     self._rows = iter(())
                 found = next(self._rows, None)
             self._at_end = False
+        except FileNotFoundError:
+            return []  # it is gone since it was listed
         except OSError as error:
             raise ConnectorError(f"{self._path} cannot be read: {error.strerror or error}", "Check it.") from error
         return found or []

@@ -28,9 +28,12 @@ A Parquet file is read once it is whole, row group by row group, and what is add
 column of that type, or `time_column`; numbers are points. `_parquet.py` tells more.
 """
 
+import asyncio
 import io
 import os
+import stat
 from collections.abc import AsyncIterator
+from heapq import nlargest
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Literal, Self
@@ -85,7 +88,7 @@ class Files:
 
     async def __aenter__(self) -> Self:
         is_first = self._settings.start == "end"
-        for path in self._found():
+        for path in await self._found():
             self._follow(path, at_end=is_first)
         return self
 
@@ -100,7 +103,7 @@ class Files:
         metronome = Metronome(self._settings.interval_s, self._time)
         while True:
             await metronome.tick()
-            for path in self._found():
+            for path in await self._found():
                 if path not in self._followed:
                     self._follow(path, at_end=False)
                 while rows := self._followed[path].rows():
@@ -112,19 +115,23 @@ class Files:
         kind = _parquet.Followed if path.suffix.lower() in _parquet.SUFFIXES else Followed
         self._followed[path] = kind(path, self._settings.time_column, self.ledger, at_end=at_end)
 
-    def _found(self) -> list[Path]:
+    async def _found(self) -> list[Path]:
         """The newest files, oldest first; those that are gone are no longer followed."""
+        newest = await asyncio.to_thread(self._listed)  # a folder may be large, and far away
+        for gone in self._followed.keys() - set(newest):
+            self._followed.pop(gone).close()
+        return newest
+
+    def _listed(self) -> list[Path]:
         folder = Path(self._settings.folder).expanduser()
         try:
             if not folder.is_dir():
                 raise ConnectorError(f"there is no folder {folder}", "Check 'folder' of [connectors.files].")
-            paths = [(path.stat().st_mtime, path) for path in folder.glob(self._settings.pattern) if path.is_file()]
+            found = ((_changed(path), path) for path in folder.glob(self._settings.pattern))
+            newest = nlargest(MAX_FILES, ((changed, path) for changed, path in found if changed is not None))
+            return [path for _, path in sorted(newest)]
         except OSError as error:
             raise ConnectorError(f"{folder} cannot be read: {error.strerror}", "Check its rights.") from error
-        newest = [path for _, path in sorted(paths)[-MAX_FILES:]]
-        for gone in self._followed.keys() - set(newest):
-            self._followed.pop(gone).close()
-        return newest
 
     def _asset(self, path: Path) -> str:
         return f"{self._settings.asset}/{level(path.stem, 'file')}" if self._settings.per_file else self._settings.asset
@@ -134,6 +141,15 @@ class Files:
             return Reading(row.at, row.values)
         self._stamped = max(self._time.now(), self._stamped + 1)
         return Reading(self._stamped, row.values)
+
+
+def _changed(path: Path) -> float | None:
+    """None where it is no file, or is gone meanwhile."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return None
+    return facts.st_mtime if stat.S_ISREG(facts.st_mode) else None
 
 
 class Followed:
@@ -160,6 +176,8 @@ class Followed:
                     found.append(row)
                 if len(found) >= MAX_ROWS:
                     break
+        except FileNotFoundError:
+            return []  # it is gone since it was listed
         except OSError as error:
             raise ConnectorError(f"{self._path} cannot be read: {error.strerror}", "Check its rights.") from error
         return found

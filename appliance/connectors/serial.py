@@ -105,6 +105,7 @@ class SerialLine:
                 settings.parity,
                 settings.stop_bits,
                 timeout=0,
+                write_timeout=0,  # a line that takes nothing must not stop the loop
                 exclusive=True,
             )
         except (OSError, ValueError) as error:  # SerialException is an OSError

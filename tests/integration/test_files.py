@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.connectors import files
+from appliance.connectors import _parquet, files
 from appliance.connectors._pace import Leaping
 from appliance.connectors.port import Arrival
 from appliance.errors import ConnectorError
+from appliance.events.ledger import Ledger
 from appliance.events.schema import Reading
 
 PATIENCE_S = 20.0
@@ -117,6 +118,15 @@ def test_a_file_that_is_no_table_is_counted_and_left_alone(tmp_path: Path, text:
     assert [values(one) for one in folder.play((both, 1), (adds("b.csv", row(2)), 1))] == [[1], [2]]
     assert folder.connector.ledger.dropped == {"no-table": 1}
     assert wrong in folder.connector.ledger.examples["no-table"]
+
+
+@pytest.mark.parametrize("kind", [files.Followed, _parquet.Followed])
+def test_a_file_that_is_gone_since_it_was_listed_costs_nothing(
+    tmp_path: Path, kind: type[files.Followed | _parquet.Followed]
+) -> None:
+    ledger = Ledger()
+    assert kind(tmp_path / "gone.csv", "", ledger, at_end=False).rows() == []
+    assert ledger.received == 0
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:

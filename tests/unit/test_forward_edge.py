@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.channels.leaving import home
+from appliance.channels.leaving import edge, home
 from appliance.channels.leaving.edge import LATE_MS, REBIRTH, EdgeNode, Saying, wants_rebirth
 from appliance.config.schema import Settable
 from appliance.errors import EventError
@@ -135,6 +135,17 @@ def test_deaths_and_rebirths() -> None:
         wants_rebirth(b"\xff\xff\xff")
     with pytest.raises(EventError):
         EdgeNode("pl/ant", "box")
+
+
+def test_a_flood_of_assets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "MAX_DEVICES", 2)
+    node = EdgeNode("plant", "box")
+    for name in ("a", "b"):
+        assert node.say("reading", name, "", reading(t=1.0), NOW_MS)
+    with pytest.raises(EventError) as error:
+        node.say("reading", "c", "", reading(t=1.0), NOW_MS)
+    assert error.value.reason == "too-many-assets"
+    assert node.say("reading", "a", "", reading(t=2.0), NOW_MS)
 
 
 # Home Assistant

@@ -5,12 +5,14 @@ The node is the box, each asset is a device of it. A device is born again when i
 
 from typing import Any, NamedTuple
 
+from appliance.errors import EventError
 from appliance.protocols import sparkplug, units
 from appliance.protocols.sparkplug import Metric, Payload, Type, Verb
 
 REBIRTH, BD_SEQ = "Node Control/Rebirth", "bdSeq"
 SEQS = 256
 LATE_MS = 10_000  # what is older than this when it leaves was waiting: it is marked as historical
+MAX_DEVICES = 5000
 MAX_METRICS = 1200  # of a device
 _SCORES = (("score", Type.DOUBLE), ("threshold", Type.DOUBLE), ("stage", Type.STRING), ("cause", Type.STRING))
 _MODEL = (("model", Type.STRING), ("version", Type.STRING), ("device", Type.STRING))
@@ -61,9 +63,12 @@ class EdgeNode:
         return said
 
     def say(self, kind: str, path: str, condition: str, fields: dict[str, Any], now_ms: int) -> list[Saying]:
-        """The messages that an event becomes; none where there is nothing that Sparkplug could say."""
+        """The messages that an event becomes; none where there is nothing that Sparkplug could say. EventError for a
+        name that no topic can have, or one device too many."""
         device = self._devices.get(path)
         if device is None:
+            if len(self._devices) >= MAX_DEVICES:
+                raise EventError("too-many-assets", f"more than {MAX_DEVICES} assets of a node")
             device = self._devices[path] = _Device(path.replace("/", ":"))
         if kind == "device":
             is_news = device.units != fields["units"]

@@ -47,10 +47,6 @@ class Politeness:
     def took(self, count: int) -> None:
         self._tokens = max(0.0, self._tokens - count)
 
-    def wait_s(self) -> float:
-        """Until the next one may leave."""
-        return min(BATCH_S, max(0.001, (1.0 - self._tokens) / max(self._rate + self._coming, 1.0)))
-
     def _note(self, elapsed: float, received: int) -> None:
         if self._received >= 0 and elapsed > 0:
             share = min(1.0, elapsed / _MEMORY_S)
