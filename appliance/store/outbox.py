@@ -71,7 +71,7 @@ class Outbox:
 
     def __init__(self, path: Path, budget: int, when_full: WhenFull = "thin") -> None:
         self.path = path
-        self._room = Room(budget, when_full)
+        self._budget, self._room = budget, Room(budget, when_full)
         self._stock: Stock | None = None
         self._book: Counter[str] = Counter()  # as it was last committed
         self._recent: dict[bytes, None] = {}
@@ -152,7 +152,7 @@ class Outbox:
         return self._stock
 
     def _open(self) -> Stock:
-        stock = Stock(self.path)
+        stock = Stock(self.path, self._budget)
         try:
             rows = stock.execute("SELECT marks FROM recent ORDER BY id").fetchall()
         except BaseException:

@@ -14,21 +14,23 @@ import msgspec
 from appliance.store import database, parcels
 from appliance.store.parcels import Lane, Load, RottenError
 
-JOURNAL_PAGES = 4096  # 16 MiB: what has left again before the journal is written back is never written back
+JOURNAL_PAGES = 256, 4096  # 1 to 16 MiB: what has left before the journal is written back is never written back
 _OPEN = 8  # frames in memory
 _PAGE = 4096  # bytes; a row takes two pages more than it holds, at most: its last one, and one of an index
 
 
 class Stock:
-    """`grown`: bytes that the file may have grown by since they were counted."""
+    """`budget` in bytes: a quarter of it may lie in the journal. `grown`: bytes that the file may have grown by since
+    they were counted."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, budget: int) -> None:
         self.book: Counter[str] = Counter()  # as in the database
         self.grown = 0
         self._opened: dict[int, Load] = {}  # frames that were written or sent from last
         self._db = database.open_writing(path, "outbox", "FULL")
         try:
-            self.execute(f"PRAGMA wal_autocheckpoint = {JOURNAL_PAGES}")
+            least, most = JOURNAL_PAGES
+            self.execute(f"PRAGMA wal_autocheckpoint = {min(max(least, budget // 4 // _PAGE), most)}")
             self._read()
         except BaseException:
             self.close()

@@ -116,8 +116,9 @@ class Post:
         found = await asyncio.shield(job)
         if found is None:
             self._entries[:0], self._added[:0] = entries, added
-            if asked is not None and self._exchanged is None:
-                self._confirmed, self._want, self._exchanged = confirmed, want, asked
+            if self._exchanged is None:
+                self._want, self._exchanged = want, asked
+                self._confirmed = confirmed if self._confirmed is NOTHING else self._confirmed
             self._wanted.set()
             return False
         self.books = self.outbox.books()

@@ -243,6 +243,15 @@ def test_a_full_disk_changes_nothing(make: Make) -> None:
     assert balance(box)
 
 
+def test_what_a_release_before_this_one_left_behind_leaves(make: Make) -> None:
+    box = make()
+    box.turn([*readings(5), alarm("one")])
+    box._opened().execute("DROP INDEX idx_frame_lane_level_first")
+    box._opened().execute("PRAGMA user_version = 1")
+    box.close()
+    assert texts(drain(make())) == ["one", "0", "1", "2", "3", "4"]
+
+
 def test_a_rotten_frame_is_counted_and_left_out(make: Make) -> None:
     box = make()
     box.turn(readings(3))
