@@ -278,3 +278,28 @@ def test_patience_doubles_to_a_bound_and_begins_anew(luck: float) -> None:
 )
 def test_errors_carry_their_remedy(problem: str, word: str) -> None:
     assert word in remedies.remedy(problem)
+
+
+@given(
+    st.dictionaries(st.text('ab:"{}\\ é\x1f', min_size=1, max_size=4), st.floats(-1e6, 1e6), min_size=1, max_size=4),
+    st.sampled_from([None, 1]),
+    st.booleans(),
+)
+def test_a_bare_reading_leaves_with_its_values_however_it_is_written(
+    values: dict[str, float], indent: int | None, in_ascii: bool
+) -> None:
+    came = json.dumps(values, indent=indent, ensure_ascii=in_ascii).encode()
+    entries = gate().entries([Message(topics.topic(Kind.READING, "pump"), came)], NOW)
+    for entry in entries:  # names with control characters are refused
+        assert json.loads(entry.payload) == {"at": NOW, "values": values}
+    assert entries or any("\x1f" in name for name in values)
+
+
+def test_a_reading_that_names_a_point_twice_leaves_with_one_of_it() -> None:
+    (entry,) = gate().entries([Message(topics.topic(Kind.READING, "pump"), b'{"t": 1, "t": 2}')], NOW)
+    assert entry.payload == b'{"at":%d,"values":{"t":2.0}}' % NOW
+
+
+def test_a_name_that_is_masked_does_not_leave_as_it_was_written() -> None:
+    (entry,) = gate().entries([Message(topics.topic(Kind.READING, "pump"), b'{"13800138000": 1}')], NOW)
+    assert b"13800138000" not in entry.payload

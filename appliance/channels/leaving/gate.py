@@ -31,6 +31,7 @@ LANES = {
 }
 URGENT = (Kind.ALARM, Kind.STATE, Kind.DEVICE, Kind.LABEL, Kind.AUDIT)
 _KEYED = (Kind.ALARM, Kind.STATE, Kind.DEVICE)
+_MAP = ord("{")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -91,7 +92,7 @@ class Gate:
 
     def _entry(self, route: Route, message: Message, arrival: int) -> Entry:
         if route.kind is Kind.READING:
-            payload = self._reading(codec.decode_reading(message.payload, arrival))
+            payload = self._reading(message.payload, codec.decode_reading(message.payload, arrival))
             sense = b""
         else:
             payload, sense = self._event(route.kind, codec.decode(route.kind, message.payload, arrival))
@@ -103,12 +104,15 @@ class Gate:
         seen = mark(message.topic, payload) if once else b""
         return Entry(route.lane, route.outward, payload, route.key, sense, seen)
 
-    def _reading(self, reading: Reading) -> bytes:
+    def _reading(self, came: bytes, reading: Reading) -> bytes:
         layout = tuple(reading.values)
         try:
             names = self._layouts[layout]
         except KeyError:
             names = self._learn(layout)
+        if names is None and came[0] == _MAP and came.count(b":") == len(layout):
+            # A bare map in JSON, no key twice: it leaves as it was written.
+            return b'{"at":%d,"values":%s}' % (reading.at, came)
         if names is not None:
             reading = Reading(reading.at, {names[name]: value for name, value in reading.values.items()})
         return _encode(reading)
