@@ -32,6 +32,11 @@ class Route:
     disk_bytes: int  # what is free at the start, at least: all files, and all bundles on the way
 
     @property
+    def memory_bytes(self) -> int:
+        """What applying its deltas takes at most; none where there are none."""
+        return max((leg.memory_bytes for leg in self.legs), default=0)
+
+    @property
     def kind(self) -> str:
         if not self.legs:
             return "at hand"

@@ -147,7 +147,8 @@ def run_plan(args: argparse.Namespace) -> int:
         ("space", _space(plan)),
         (
             "memory",
-            f"at most {plan['memory_mb']} MB beside the model that runs{f', which took {takes:g}' if takes else ''}",
+            f"at most {plan['memory_mb']} MB beside the model that runs{f', which took {takes:g}' if takes else ''}"
+            f"{_applying(plan)}",
         ),
         ("compiling", f"about {span(max(took, 1.0))}, as the model that runs" if took else "not known before"),
         ("compared", compared),
@@ -176,6 +177,13 @@ def _route(plan: dict[str, Any]) -> str:
     if plan["route"] == "at hand":
         return "none: it is on this box already"
     return f"{plan['route']} from {plan['place']}, {plan['bytes']:,} bytes{beside}"
+
+
+def _applying(plan: dict[str, Any]) -> str:
+    from appliance.cli.measuring import size
+
+    taken = plan.get("applying_bytes", 0)
+    return f"; applying the difference takes at most {size(taken)} before" if taken else ""
 
 
 def _space(plan: dict[str, Any]) -> str:

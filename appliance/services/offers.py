@@ -124,6 +124,7 @@ class Offers:
             "bytes": route.fetch_bytes,
             "whole_bytes": supply.whole_bytes(bundle.bundle, seen.survey.offers),
             "disk_bytes": route.disk_bytes,
+            "applying_bytes": route.memory_bytes,
             "budget_bytes": self._budget,
             "by_itself": {"choice": decision.choice.value, "reason": decision.reason, "wave": decision.wave},
         }

@@ -117,6 +117,8 @@ def add_deltas(
 
     Deltas between the last versions stay, so that a box that missed one goes by a chain; older ones are dropped.
     """
+    from ota.delta.memory import needed  # the codec is slow to import
+
     known = bundles(workshop, fleet, name)
     if not known:
         raise PublishError(f"there is no bundle of '{name}' for {fleet}", "First: millwright-publish add")
@@ -136,7 +138,9 @@ def add_deltas(
             made.append(Made(old, size, whole.length, kept))
             if kept:
                 needs = sealing.bare(newest).needs
-                content = Delta(name, newest.version, old.bundle, newest.bundle, newest.unpacked_bytes, 0, needs)
+                content = Delta(
+                    name, newest.version, old.bundle, newest.bundle, newest.unpacked_bytes, needed(patch), needs
+                )
                 targets.targets[manifest.path_of(content, fleet)] = _put(workshop, fleet, content, patch)
     workshop.stage(role, targets)
     return made

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ota import bundle, fetch
+from ota import bundle, fetch, manifest
 from ota.errors import DamagedError, FetchError, MissingError, SpaceError
 from ota.fetch import MARK_BYTES, Course, Wanted
 from ota.install import NotNowError
 from ota.publish import goods
 from ota.sources import Folder, Patience, Web
+from ota.trust import models_role
 from tests.updates import FLEET, PATIENT, Box, Handler, Publisher, Server, model, serving
 
 DATA = random.Random(7).randbytes(3 << 20)
@@ -268,6 +269,9 @@ def test_whole_then_delta_then_a_chain_of_deltas(publisher: Publisher, tmp_path:
             [made] = goods.add_deltas(publisher.workshop, FLEET, "pump", 1, make)
             assert made.kept
             assert made.patch_bytes < made.whole_bytes / 10
+            for target in publisher.workshop.targets(models_role(FLEET)).targets.values():
+                content = manifest.read(target.custom)
+                assert not isinstance(content, manifest.Delta) or 1 << 24 < content.memory_bytes < 1 << 28
             publisher.publish()
         assert installed(box, server, versions[2]) == "chain of deltas"
         assert box.store.target("pump", "previous") == versions[0].bundle

@@ -1,6 +1,7 @@
 """Models that only one fleet can read: sealed by the publisher, opened with the key that the vault keeps."""
 
 import base64
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -172,10 +173,11 @@ def test_a_sealed_delta_that_does_not_open_is_gone_around(
     publisher: Publisher, server: Server, box: Box, key: bytes, tmp_path: Path
 ) -> None:
     keys = vault(key)
-    first = publisher.add(model(tmp_path, "1.0.0", CONTENT))
+    noise = random.Random(1).randbytes(50_000)
+    first = publisher.add(model(tmp_path, "1.0.0", noise))
     install(box.supply(server.repository(), unwrapper=keys), box, first)
-    second = publisher.add(model(tmp_path, "2.0.0", bytes(reversed(CONTENT))))
-    goods.add_deltas(publisher.workshop, FLEET, "pump", 1, lambda old, new, patch: patch.write_bytes(b"x"))
+    second = publisher.add(model(tmp_path, "2.0.0", b"new" + noise))
+    goods.add_deltas(publisher.workshop, FLEET, "pump", 1, make)
     targets = publisher.workshop.targets(models_role(FLEET))
     [delta] = [target for path, target in targets.targets.items() if path.endswith(".delta")]
     whole = targets.targets[f"models/{FLEET}/pump-2.0.0.bundle"]

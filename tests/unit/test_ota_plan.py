@@ -52,6 +52,7 @@ def test_a_route_leads_from_what_is_at_hand_to_what_is_wanted(made: list[Leg], a
         here.add(leg.bundle)
     assert "A" in here
     assert found.disk_bytes == found.fetch_bytes + 10 * len(found.legs)
+    assert found.memory_bytes == max((leg.memory_bytes for leg in found.legs), default=0)
 
 
 def test_what_has_arrived_costs_nothing() -> None:
