@@ -270,8 +270,8 @@ def test_whole_then_delta_then_a_chain_of_deltas(publisher: Publisher, tmp_path:
             assert made.kept
             assert made.patch_bytes < made.whole_bytes / 10
             for target in publisher.workshop.targets(models_role(FLEET)).targets.values():
-                content = manifest.read(target.custom)
-                assert not isinstance(content, manifest.Delta) or 1 << 24 < content.memory_bytes < 1 << 28
+                told = manifest.read(target.custom)
+                assert not isinstance(told, manifest.Delta) or 1 << 24 < told.memory_bytes < 1 << 28
             publisher.publish()
         assert installed(box, server, versions[2]) == "chain of deltas"
         assert box.store.target("pump", "previous") == versions[0].bundle
