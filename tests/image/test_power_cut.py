@@ -38,7 +38,7 @@ def test_power_cuts_leave_a_system_that_starts(box: Box, applied: Box, stick: Pa
     left = CUTS
     while left > 0:
         written = dice.random() < 0.5
-        machine = with_stick((applied if written else box).copy("cut"), stick)
+        machine = with_stick((applied if written else box).copy(f"cut-{SEED}"), stick)
         if written:
             left -= _cut_its_start(machine, dice)
         while _goes_on(machine, dice, left):

@@ -186,7 +186,7 @@ class Running:
             self._check_time(end, "an answer of the probe")
             self._hang_up()
 
-    def run(self, command: str, seconds: float = 120) -> Answer:
+    def run(self, command: str, seconds: float = 300) -> Answer:
         """A command in the guest, as root. MachineError where it does not end in time."""
         mark = secrets.token_hex(8)
         packed = base64.b64encode(command.encode()).decode()
@@ -200,7 +200,7 @@ class Running:
         assert isinstance(found, re.Match)
         return Answer(int(found[2]), base64.b64decode(found[1]).decode("utf-8", "replace"))
 
-    def check(self, command: str, seconds: float = 120) -> str:
+    def check(self, command: str, seconds: float = 300) -> str:
         """What it writes. MachineError where it fails."""
         answer = self.run(command, seconds)
         if answer.code:
