@@ -1,27 +1,52 @@
-"""The disk in other hands, and a box that lost its TPM's trust: locked, and opened by who has the recovery key."""
+"""The disk in other hands, a box that lost its TPM, and one that never had any: what opens the data, what is told."""
 
-import shutil
+import re
 from dataclasses import replace
+from pathlib import Path
 
-from tests.image.boxes import FEW_MINUTES, Box
+import pytest
+
+from tests.image.boxes import FEW_MINUTES, Box, recovery_key
+from tools.imaging import releasing
+from tools.imaging.machine import Machine, Running
+from tools.imaging.places import Places
 
 ASKED = r"(?i)(please enter|passphrase|recovery key).*(millwright-data|data)"
+BOX = ("-uuid", "8c1d5e4a-6f0b-4d27-9a63-51e20c7fb9d4", "-smbios", "type=1,product=Mini,serial=PF3KT9QW71")
+OTHER = ("-uuid", "1f2e3d4c-5b6a-4978-8695-a4b3c2d1e0f9", "-smbios", "type=1,product=Mini,serial=ZX81QQ40PK")
 
 
-def test_another_tpm_does_not_open_it_and_the_recovery_key_does(box: Box) -> None:
-    machine = replace(box.copy("foreign"), tpm="another")
+@pytest.mark.parametrize(("tpm", "told"), [("another", "the TPM does not open the data"), ("", "the machine has none")])
+def test_without_its_tpm_only_the_recovery_key_opens_it(box: Box, tpm: str, told: str) -> None:
+    machine = replace(box.copy("foreign"), tpm=tpm)
     (machine.folder / "another").mkdir()
     with machine.running() as running:
-        running.wait_for(ASKED, FEW_MINUTES)
-        running.type("not-the-key\r")
-        running.wait_for(ASKED, FEW_MINUTES, len(running.console()))
-        running.type(f"{box.recovery_key}\r")
-        running.wait_probe()
-        assert running.check("ls /var/lib/millwright/vault/vault.1")
+        _opened_by_recovery_key(running, told, box.recovery_key)
 
 
-def test_a_machine_without_a_tpm_says_so(box: Box) -> None:
-    machine = replace(box.copy("without"), tpm="")
-    shutil.copyfile(machine.where.builder / "usr/share/OVMF/OVMF_VARS_4M.fd", machine.folder / "vars.fd")
+def test_a_box_without_a_tpm_opens_by_its_parts_and_no_other_box_does(where: Places, old: Path) -> None:
+    machine = Machine(where, where.trials / "parts-bound", tpm="", extra=BOX)
+    machine.prepare(releasing.raw_image(old))
     with machine.running() as running:
-        running.wait_for(ASKED, FEW_MINUTES)
+        running.wait_probe()
+        assert running.run("systemctl is-system-running --wait", FEW_MINUTES).text.strip() == "running"
+        running.wait_for("does not protect from: the whole box, stolen", 60)
+        assert "open by fingerprint" in running.check("millwright health --timeout 300", FEW_MINUTES)
+        assert re.search("does not +the whole box, stolen", running.check("millwright vault status"))
+        key = recovery_key(running)
+        running.shut_down()
+    with replace(machine, extra=OTHER).running() as running:
+        _opened_by_recovery_key(running, "bound to the parts of another box", key)
+    with machine.running() as running:
+        running.wait_probe()
+        assert not re.search(ASKED, running.console())
+
+
+def _opened_by_recovery_key(running: Running, told: str, key: str) -> None:
+    running.wait_for(told, FEW_MINUTES)
+    running.wait_for(ASKED, FEW_MINUTES)
+    running.type("not-the-key\r")
+    running.wait_for(ASKED, FEW_MINUTES, len(running.console()))
+    running.type(f"{key}\r")
+    running.wait_probe()
+    assert running.check("ls /var/lib/millwright/vault/vault.1")
