@@ -122,6 +122,15 @@ class Seed(Struct, frozen=True, forbid_unknown_fields=True):
             "this then."
         ),
     ] = False
+    install: Annotated[
+        str,
+        Meta(
+            pattern=r"^((/dev/)?[a-z0-9]{1,32}|)$",
+            description="On the boot partition of a stick: install the system of the stick on this disk, `nvme0n1`, "
+            "without asking, and erase what is on it; `only`: on the one that there is. A disk with a box's data is "
+            "left alone. Empty: not at all.",
+        ),
+    ] = ""
     network: Annotated[list[Network], Meta(max_length=16, description="Network interfaces.")] = field(
         default_factory=list
     )

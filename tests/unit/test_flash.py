@@ -10,7 +10,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.imaging import bmap, disks, flash
+from hardware import disks
+from tools.imaging import bmap, flash
 from tools.imaging.bmap import BmapError, Range
 
 BLOCK = 4096

@@ -23,9 +23,10 @@ from typing import BinaryIO
 
 import zstandard
 
-from tools.imaging import bmap, disks
+from hardware import disks
+from hardware.disks import Disk
+from tools.imaging import bmap
 from tools.imaging.bmap import BmapError, Map, Range
-from tools.imaging.disks import Disk
 
 CHUNK = 4 << 20
 MAX_WINDOW = 1 << 27

@@ -71,6 +71,7 @@ class Machine:
     tpm: str = "tpm"  # another name: another TPM; empty: none
     memory_mb: int = 2048
     probe: bool = True
+    attached: str = "virtio-blk-pci"  # QEMU's device that the disk is, with what it wants to know beside the drive
     extra: tuple[str, ...] = ()
 
     def prepare(self, image: Path, size_gb: int = 12) -> None:
@@ -123,7 +124,7 @@ class Machine:
             *["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_OVMF}/OVMF_CODE_4M.secboot.fd"],
             *["-drive", f"if=pflash,format=raw,unit=1,file={folder}/vars.fd"],
             *["-drive", f"if=none,id=disk,format={form},file={folder}/{self.disk},discard=unmap"],
-            *["-device", "virtio-blk-pci,drive=disk,bootindex=1"],
+            *["-device", f"{self.attached},drive=disk,bootindex=1"],
             *["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{MQTT_TLS}"],
             *["-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"],
             *["-chardev", f"socket,id=serial,path={folder}/serial.sock,server=on,wait=off,logfile={folder}/serial.log"],
