@@ -6,12 +6,15 @@ Fetched and compiled in the builder while the image is made; a box fetches nothi
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.imaging import builder, places
 from tools.imaging.places import Places
 
-LOCKED = places.PROJECT / "tools" / "requirements" / "tpm.txt"  # holds run.txt
+LOCKED = tuple(
+    places.PROJECT / "tools" / "requirements" / f"{name}.txt" for name in ("tpm", "opcua")
+)  # both hold run.txt
 ON_DEVICES = ("appliance", "hardware", "ota")
 HOST_ONLY = ("ota/publish", "ota/trainer")  # a device cannot sign
 LIBRARY = Path("usr/lib/millwright")
@@ -28,14 +31,21 @@ LEFT_OUT = (  # of the wheels: what no box runs
     "openvino/libs/libopenvino_*jax_frontend*",
     "openvino/libs/libopenvino_tensorflow_frontend*",
 )
+LEFT_OUT_LIGHT = (  # of the light edition: what computes on accelerators, and reads other models than the box's own
+    "openvino/libs/libopenvino_intel_gpu_plugin*",
+    "openvino/libs/libopenvino_intel_npu_plugin*",
+    "openvino/libs/libopenvino_onnx_frontend*",
+    "openvino/libs/libopenvino_gguf_frontend*",
+    "openvino/libs/cache.json",
+)
 SCRIPT = """set -eu
-wheels=$1 locked=$2 tree=$3 epoch=$4
+wheels=$1 tree=$2 epoch=$3; shift 3
 packages=$tree/usr/lib/millwright/packages
 export SOURCE_DATE_EPOCH=$epoch PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONHASHSEED=0
 if [ ! -e "$wheels/whole" ]; then
     mkdir -p "$wheels"
     python3 -m pip download --quiet --no-deps --no-build-isolation --require-hashes \\
-        --only-binary :all: --no-binary tpm2-pytss -d "$wheels" -r "$locked"
+        --only-binary :all: --no-binary tpm2-pytss -d "$wheels" "$@"
     export CFLAGS="-O2 -g0" LDFLAGS=-Wl,--build-id=none TMPDIR=/tmp
     python3 -m pip wheel --quiet --no-deps --no-build-isolation --no-index -w "$wheels" "$wheels"/tpm2*.tar.gz
     : >"$wheels/whole"
@@ -50,16 +60,17 @@ find "$tree" -exec touch --no-dereference --date="@$epoch" {} +
 """
 
 
-def make(where: Places, epoch: int) -> Path:
-    """The tree to be laid over the image's. BuilderError."""
+def make(where: Places, epoch: int, *, light: bool = False) -> Path:
+    """The tree to be laid over the image's; `light`: that of the light edition. BuilderError."""
     tree = where.cache / "application"
     shutil.rmtree(tree, ignore_errors=True)
     (tree / LIBRARY).mkdir(parents=True)
-    digest = hashlib.sha256(LOCKED.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in LOCKED)).hexdigest()[:16]
     wheels = where.wheels / digest
-    fill = ["sh", "-c", SCRIPT, "fill", str(wheels), str(LOCKED), str(tree), str(epoch)]
+    fill = ["sh", "-c", SCRIPT, "fill", str(wheels), str(tree), str(epoch)]
+    fill += [word for path in LOCKED for word in ("-r", str(path))]
     builder.run(where, fill, where.cache / "wheels.log", network=True)
-    _thin(tree / LIBRARY / "packages")
+    _thin(tree / LIBRARY / "packages", (*LEFT_OUT, *(LEFT_OUT_LIGHT if light else ())))
     _copy_project(tree / LIBRARY)
     dist = tree / "usr/lib/python3/dist-packages"
     dist.mkdir(parents=True)
@@ -68,8 +79,8 @@ def make(where: Places, epoch: int) -> Path:
     return tree
 
 
-def _thin(packages: Path) -> None:
-    for pattern in LEFT_OUT:
+def _thin(packages: Path, left_out: Sequence[str]) -> None:
+    for pattern in left_out:
         for path in sorted(packages.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -14,7 +14,12 @@ from tools.imaging.places import Places
 
 MARK = ".made-of"
 KEEP = "MILLWRIGHT_IMAGE_KEEP"  # environment: what was built is good enough, whatever it was built of
-PROFILES = ("release", "dev")
+PROFILES = {  # by name: the profiles of mkosi that it is made with
+    "release": ("release",),
+    "dev": ("dev",),
+    "light": ("release", "light"),
+    "light-dev": ("dev", "light"),
+}
 IMAGE = "millwright"
 
 
@@ -38,7 +43,7 @@ def build(where: Places, what: Order, *, afresh: bool = False) -> Path:
     keys.check(where)
     _clear_after_a_cut(where)
     print("image: fetching and compiling the application", flush=True)
-    tree = application.make(where, what.epoch)
+    tree = application.make(where, what.epoch, light="light" in PROFILES[what.profile])
     output = where.output(f"{what.profile}-again" if afresh else what.profile) / what.version
     shutil.rmtree(output, ignore_errors=True)
     for folder in (output, where.packages, where.workspace, where.installed):
@@ -79,7 +84,7 @@ def renew(where: Places, what: Order) -> Path:
 def _digest(where: Places, what: Order) -> str:
     told = hashlib.sha256((repr(what) + application.identity()).encode())
     made_of = [path for path in places.TREE.rglob("*") if path.is_file() and "README" not in path.name]
-    for path in sorted([*made_of, application.LOCKED, *where.keys.iterdir()]):
+    for path in sorted([*made_of, *application.LOCKED, *where.keys.iterdir()]):
         told.update(str(path).encode() + b"\0" + path.read_bytes())
     return told.hexdigest()
 
@@ -87,7 +92,7 @@ def _digest(where: Places, what: Order) -> str:
 def _mkosi(where: Places, what: Order, trees: Sequence[Path], sandbox: Path, output: Path) -> list[str]:
     given = {
         "directory": places.TREE,
-        "profile": what.profile,
+        "profile": ",".join(PROFILES[what.profile]),
         "image-version": what.version,
         "source-date-epoch": what.epoch,
         "secure-boot-key": where.keys / "secure-boot.key",
