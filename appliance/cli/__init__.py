@@ -16,6 +16,7 @@ SHARED = frozenset(
         "forwardcheck",
         "instance",
         "measuring",
+        "nearby",
         "quantising",
         "recovery",
         "screen",

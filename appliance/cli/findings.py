@@ -48,6 +48,7 @@ REQUIRED = (
     "sqlite-utils>=4.2",
     "tuf>=7.0.1",
     "uvloop>=0.22",
+    "wsproto>=1.2",
     "zstandard>=0.25",
 )
 OLDEST_PYTHON = (3, 11)

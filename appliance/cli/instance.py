@@ -12,13 +12,14 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from appliance.cli import nearby
 from appliance.config.document import Document
 from appliance.config.load import load
 from appliance.config.schema import INSTALLED, Config, Paths, default_run
@@ -45,6 +46,7 @@ class Instance(msgspec.Struct, frozen=True):
     state: str
     run: str
     demo: bool = False
+    hear: list[str] = msgspec.field(default_factory=list)  # brokers elsewhere, beside those of its configuration
 
 
 def configuration(args: argparse.Namespace) -> tuple[Config, Document]:
@@ -55,6 +57,7 @@ def configuration(args: argparse.Namespace) -> tuple[Config, Document]:
     if running is None:
         return load()
     config, document = load(Path(running.config) if running.config else None)
+    config = nearby.hearing(config, running.hear)
     return msgspec.structs.replace(config, paths=Paths(Path(running.state), Path(running.run))), document
 
 
@@ -72,7 +75,7 @@ def find() -> Instance | None:
     return instance if _alive(instance.pid) else None
 
 
-def announce(config: Config, config_path: Path | None, demo: bool) -> None:
+def announce(config: Config, config_path: Path | None, demo: bool, hear: Sequence[str] = ()) -> None:
     """Say that this process is the instance that runs. ConfigError where the folder for sockets cannot be written."""
     instance = Instance(
         pid=os.getpid(),
@@ -80,6 +83,7 @@ def announce(config: Config, config_path: Path | None, demo: bool) -> None:
         state=str(config.paths.state.absolute()),
         run=str(config.paths.run.absolute()),
         demo=demo,
+        hear=list(hear),
     )
     folder = default_run()
     try:

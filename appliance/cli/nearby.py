@@ -17,6 +17,8 @@ ANSWER_S = 1.0
 
 def hearing(config: "Config", urls: Sequence[str]) -> "Config":
     """The same, with devices looked for on these brokers, too."""
+    if not urls:
+        return config
     known = _elsewhere(config)
     fresh = [{"url": url} for url in urls if url not in [one.get("url") for one in known]]
     return msgspec.structs.replace(config, connectors={**config.connectors, "mqtt": [*known, *fresh]})

@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
     config, document = load(args.config)
     if args.demo:
         config = _demo(config)
-    if args.hear:
-        config = nearby.hearing(config, args.hear)
+    config = nearby.hearing(config, args.hear)
     logging.basicConfig(level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("appliance.bus.mqtt").addFilter(_Once())
     names = assembly.choose(args.services, config)
@@ -151,7 +150,7 @@ def _run(args: argparse.Namespace, config: Config, services: "list[Service]") ->
 
     whole = not args.services  # one service of several processes does not speak for all of them
     if whole:
-        instance.announce(config, args.config, args.demo)
+        instance.announce(config, args.config, args.demo, args.hear)
         print(_where_to_look(config), flush=True)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

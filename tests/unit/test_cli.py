@@ -154,11 +154,19 @@ class TestInstance:
             "state": str(tmp_path / "s"),
             "run": str(tmp_path / "r"),
             "demo": True,
+            "hear": [],
         }
         found, document = instance.configuration(self.args)
         assert (found.paths, found.detect.hop, document.source) == (config.paths, 9, str(file))
         assert instance.bus_url(found) == f"unix:{tmp_path}/r/mqtt.sock"
         assert list(runtime.parent.iterdir()) == [runtime]
+
+    def test_brokers_that_were_named_at_the_start_belong_to_it(self, runtime: Path, tmp_path: Path) -> None:
+        file = tmp_path / "box.toml"
+        file.write_text('[connectors.mqtt]\nurl = "mqtt://plant"\n')
+        instance.announce(load(file)[0], file, demo=False, hear=["mqtt://z2m", "mqtt://plant"])
+        found, _ = instance.configuration(self.args)
+        assert found.connectors == {"mqtt": [{"url": "mqtt://plant"}, {"url": "mqtt://z2m"}]}
 
     def test_a_named_configuration_goes_first(self, runtime: Path, tmp_path: Path) -> None:
         instance.announce(Config(paths=Paths(tmp_path / "s", tmp_path / "r")), None, demo=False)
