@@ -212,10 +212,10 @@ class _Measured:
 
 
 def _measured(command: Sequence[str | Path]) -> _Measured:
+    """In a session of its own: Linux divides a busy processor among sessions, whatever each has to do."""
     words = [shutil.which(str(command[0])) or str(command[0]), *map(str, command[1:])]
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _LAUNCHER, *words], check=False, cwd=ROOT, capture_output=True, text=True
-    )
+    launched = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *words]
+    done = subprocess.run(launched, cwd=ROOT, start_new_session=True, capture_output=True, check=False, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} failed: {done.stderr[-500:]}")
     wall, cpu, kilobytes = done.stdout.split()[-3:]
@@ -238,7 +238,13 @@ def _asked(role: str, words: Sequence[Path], **environment: str) -> str:
     """What this program says in another process, which has that role."""
     command = [sys.executable, "-m", "tools.benchmarks.delta", "--role", role, *map(str, words)]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, check=False, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        start_new_session=True,
+        capture_output=True,
+        check=False,
+        text=True,
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {done.stderr[-500:]}")
