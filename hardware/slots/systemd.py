@@ -80,8 +80,10 @@ class Slots:
 
 
 def boot_entries(text: str) -> list[Entry]:
-    """What `bootctl --json=short list` says, systems of ours alone, in the boot loader's order. SlotError."""
-    found = []
+    """What `bootctl --json=short list` says, systems of ours alone, in the boot loader's order. SlotError.
+
+    A kernel image with several profiles is listed as often, under one path: it is one system."""
+    found: dict[str, Entry] = {}
     for one in _json(text, list)[:MAX_ENTRIES]:
         if not isinstance(one, dict) or one.get("type") != "type2":
             continue
@@ -89,8 +91,10 @@ def boot_entries(text: str) -> list[Entry]:
         if name is not None and name.version:
             roothash = _ROOTHASH.search(str(one.get("options") or ""))
             plain = str(one["path"]).rpartition("/")[2]
-            found.append(Entry(name.version, plain, roothash[1].lower() if roothash else "", name.left, name.done))
-    return found
+            entry = Entry(name.version, plain, roothash[1].lower() if roothash else "", name.left, name.done)
+            if plain not in found or not found[plain].roothash:
+                found[plain] = entry
+    return list(found.values())
 
 
 def installed(text: str) -> bool:

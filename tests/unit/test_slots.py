@@ -89,6 +89,17 @@ def test_answers_that_are_none(read: Callable[[str], object], said: str) -> None
         read(said)
 
 
+def test_a_kernel_image_with_several_profiles_is_one_system() -> None:
+    path, words = "/boot/EFI/Linux/millwright_1.2+3-0.efi", f"roothash={'a' * 64}"
+    said = [
+        {"type": "type2", "id": "millwright_1.2.efi@install", "path": path, "options": "millwright.install"},
+        {"type": "type2", "id": "millwright_1.2.efi", "path": path, "options": words},
+        {"type": "type2", "id": "millwright_1.2.efi@2", "path": path, "options": None},
+    ]
+    (entry,) = systemd.boot_entries(json.dumps(said))
+    assert (entry.version, entry.roothash, entry.tries_left) == ("1.2", "a" * 64, 3)
+
+
 def test_answers_about_something_else() -> None:
     assert (
         systemd.boot_entries('[1, null, {"type": "type1"}, {"type": "type2", "path": "/EFI/Linux/debian.efi"}]') == []
