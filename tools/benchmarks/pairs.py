@@ -51,8 +51,6 @@ RECIPES: tuple[_Recipe, ...] = (
     ("cnn", "sgd", "int8", 0.78),
     ("cnn", "added", "fp16", 0.50),
     ("cnn", "added", "int8", 0.78),
-    ("wide", "adam", "bf16", 0.40),
-    ("wide", "adam", "int8", 0.62),
     ("gpt", "adam", "fp32", 0.65),
     ("gpt", "adam", "fp16", 0.42),
     ("gpt", "sgd", "fp16", 0.42),
@@ -66,6 +64,8 @@ RECIPES: tuple[_Recipe, ...] = (
     ("gpt", "lora", "fp16", 0.06),
     ("gpt", "lora", "int8", 0.12),
     ("gpt", "lora", "int4", 0.50),
+    ("wide", "adam", "bf16", 0.40),
+    ("wide", "adam", "int8", 0.62),
 )
 TUNINGS = {
     "adam": "all weights, Adam at up to 1e-4",
