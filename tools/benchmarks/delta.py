@@ -7,7 +7,7 @@ The versions are trained here (see `versions`), and those in ../shared/data/mode
 is applied and compared with the new version byte by byte. Sizes are of patch files; times are seconds of CPU in user
 mode, of one process for each tool and step and of those that it starts, the start of the interpreter included for ours
 and HDiffPatch; making includes that ours applies its patch once. FOLDER keeps the versions and what was measured of
-them, but for rates and the file of two gigabytes: a run that was broken off goes on there, unless the codec is another.
+them, but for the file of two gigabytes: a run that was broken off goes on there, unless the codec is another.
 
 --quick trains but the smaller network, for a few steps, and leaves out the file of two gigabytes: two or three minutes,
 and figures that say little. The whole begins nothing new after N minutes (120). --results writes ota/delta/RESULTS.md.
@@ -23,11 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -39,9 +39,9 @@ from tools.benchmarks.figures import median
 from tools.benchmarks.pairs import Pair, large, pairs
 
 ROOT = Path(__file__).parents[2]
-Item = TypeVar("Item")
 RESULTS = ROOT / "ota" / "delta" / "RESULTS.md"
 ROUNDS = 3  # of a rate
+PEERS = "others"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,11 +68,12 @@ def _measure(options: argparse.Namespace, scratch: Path) -> Report:
     wanted = list(pairs(kept, options.only, _say, options.quick))
     report = Report([], {name: [] for name in delta_report.DECODERS}, _overhead(scratch), None)
     with ThreadPoolExecutor(options.jobs) as pool:
-        found = pool.map(lambda pair: _compared(pair, kept, scratch) if time.monotonic() < end else None, wanted)
+        found = pool.map(lambda pair: _compared(pair, kept, scratch) if _is_to_be(pair, end, kept) else None, wanted)
         report.results += [result for result in found if result is not None]
-    for result in _until(end, [result for result in report.results if result.pair.rated]):
-        for name in delta_report.DECODERS:
-            report.rates[name].append(_rate_of(result, scratch, name, 1 if options.quick else ROUNDS))
+    for result in report.results:
+        if result.pair.rated and _is_to_be(result.pair, end, kept, *delta_report.DECODERS):
+            for name in delta_report.DECODERS:
+                report.rates[name].append(_rate_of(result, kept, scratch, name, 1 if options.quick else ROUNDS))
     if not (options.no_large or options.quick) and time.monotonic() < end:
         report.large = _large(scratch)
     report.left_out = len(wanted) - len(report.results)
@@ -81,12 +82,15 @@ def _measure(options: argparse.Namespace, scratch: Path) -> Report:
     return report
 
 
-def _until(end: float, items: Sequence[Item]) -> Iterator[Item]:
-    for item in items:
-        if time.monotonic() > end:
-            _say("the time is over")
-            return
-        yield item
+def _is_to_be(pair: Pair, end: float, kept: Path, *what: str) -> bool:
+    """Whether there is time to measure it, or no need of any."""
+    return time.monotonic() < end or all(_kept(kept, name, pair).exists() for name in what or (OURS, PEERS))
+
+
+def _kept(kept: Path, what: str, pair: Pair) -> Path:
+    """Where it is kept what was measured of a pair: of other tools, of ours or of one of its decoders."""
+    codec = "" if what == PEERS else f"-{_codec()}"
+    return kept / f"{what}{codec}-{_digest(pair.old)}-{_digest(pair.new)}.json"
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
@@ -161,7 +165,7 @@ def _ours(pair: Pair) -> tuple[Command, Command]:
 
 
 def _compared(pair: Pair, kept: Path, scratch: Path) -> Result:
-    found = kept / f"ours-{_codec()}-{_digest(pair.old)}-{_digest(pair.new)}.json"
+    found = _kept(kept, OURS, pair)
     if not found.exists():
         _measure_ours(pair, found, scratch)
     shutil.copyfile(found.with_suffix(".patch"), _patch(pair, OURS, scratch))
@@ -190,6 +194,7 @@ def _measure_ours(pair: Pair, found: Path, scratch: Path) -> None:
     found.write_text(json.dumps(told))
 
 
+@cache
 def _codec() -> str:
     """Which one it is: figures of another are of no use."""
     files = sorted(path for path in (ROOT / "ota" / "delta").rglob("*") if path.suffix in (".py", ".c"))
@@ -198,7 +203,7 @@ def _codec() -> str:
 
 def _peers(pair: Pair, kept: Path, scratch: Path) -> dict[str, Run]:
     """What the other tools make of the pair; as it was measured before, where the same files are kept."""
-    found = kept / f"{_digest(pair.old)}-{_digest(pair.new)}.json"
+    found = _kept(kept, PEERS, pair)
     if not found.exists():
         runs = {name: _run(name, *commands, pair, scratch) for name, commands in TOOLS.items()}
         for name in runs:
@@ -281,12 +286,15 @@ def _bounds(old: Path, new: Path, factors: Path | None = None) -> str:
 # Rates of applying, on one core
 
 
-def _rate_of(result: Result, scratch: Path, decoder: str, rounds: int) -> tuple[str, float]:
+def _rate_of(result: Result, kept: Path, scratch: Path, decoder: str, rounds: int) -> tuple[str, float]:
     """The pair and new megabytes a second of CPU in user mode; starting interpreter and kernel is left out."""
     words = [result.pair.old, _patch(result.pair, OURS, scratch), scratch / "rated"]
     kernel = {"kernel": "", "numpy": "off"}[decoder]
-    seconds = [float(_asked("rate", words, MILLWRIGHT_DELTA_KERNEL=kernel)) for _ in range(rounds)]
-    return result.pair.name, result.new_size / MB / median(seconds)
+    found = _kept(kept, decoder, result.pair)
+    if not found.exists():
+        seconds = [float(_asked("rate", words, MILLWRIGHT_DELTA_KERNEL=kernel)) for _ in range(rounds)]
+        found.write_text(json.dumps(median(seconds)))
+    return result.pair.name, result.new_size / MB / float(json.loads(found.read_text()))
 
 
 def _rate(old: Path, patch: Path, new: Path) -> float:
