@@ -71,8 +71,14 @@ def test_broken_updates_one_after_the_other_end_on_the_old_system(applied: Box, 
 
 
 def test_what_the_firmware_refuses_each_time_needs_nobody(applied: Box) -> None:
-    """The boot loader is among the firmware's options once more than there are tries."""
+    """Where the boot loader is among the firmware's options once more than there are tries."""
     machine = applied.copy("refused")
+    with machine.running() as running:
+        running.wait_probe()
+        running.check("systemctl start millwright-boot-options.service")
+        said = running.check("journalctl -b -u millwright-boot-options.service --no-pager -o cat")
+        assert "written: 4 boot options" in said, said
+        running.shut_down()
     surgery.put_entry(machine, _with_another_bit(surgery.take_entry(machine)), tries=3)
     with machine.running() as running:
         comes_up(running, OLD)
