@@ -58,7 +58,7 @@ class Settings(LineSettings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     )
     settable: Annotated[
         bool, Meta(description="Whether declared points may be set there; those that want a confirmation never are.")
-    ] = True
+    ] = False
     forget_days: Annotated[
         float, Meta(ge=0.01, le=3650, description="An asset that is silent for so long is taken out.")
     ] = 30.0

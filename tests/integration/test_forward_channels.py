@@ -104,7 +104,7 @@ def test_home_assistant_sets_what_is_declared_and_nothing_else() -> None:
 
         async with MqttBus(site.far.url) as ha, ha.subscribe("homeassistant/#", qos=1) as batches:
             await ha.wait_connected(PATIENCE_S)
-            async with site.forwarding(HOME + POINTS), site.serve("ingest", {"set": take}):
+            async with site.forwarding(HOME + "settable = true\n" + POINTS), site.serve("ingest", {"set": take}):
                 site.plant.publish_many([site.reading(1)])
                 found = await until(batches, lambda found: config in found)
                 components = json.loads(found[config].payload)["cmps"]
@@ -126,13 +126,13 @@ def test_home_assistant_sets_what_is_declared_and_nothing_else() -> None:
     played(scenario)
 
 
-def test_home_assistant_sets_nothing_where_that_is_turned_off() -> None:
+def test_home_assistant_sets_nothing_unless_that_is_turned_on() -> None:
     config = home.topic("homeassistant", home.identity(BOX, "line1/pump"))
 
     async def scenario(site: Site) -> None:
         async with MqttBus(site.far.url) as ha, ha.subscribe("homeassistant/#", qos=1) as batches:
             await ha.wait_connected(PATIENCE_S)
-            async with site.forwarding(HOME + "settable = false\n" + POINTS):
+            async with site.forwarding(HOME + POINTS):
                 site.plant.publish_many([site.reading(1)])
                 found = await until(batches, lambda found: config in found)
         assert not [key for key in json.loads(found[config].payload)["cmps"] if key.startswith("set-")]
