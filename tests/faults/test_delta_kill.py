@@ -88,6 +88,7 @@ def test_killed_at_each_step(repository: Path, versions: Path, tmp_path: Path) -
     assert len(resumed) > 4  # it was killed with as many different journals
 
 
+@pytest.mark.timeout(180 + 5 * KILLS)
 def test_killed_at_random_moments(repository: Path, versions: Path, tmp_path: Path) -> None:
     """Again and again, until the update has ended by itself."""
     dice, old = random.Random(SEED), content(versions / "old")
