@@ -90,7 +90,7 @@ class Report:
             "# What patches cost\n\n"
             "Written by `tools/bench delta --results`; how it is measured says the head of `tools/benchmarks/delta.py`."
             "\n`x best` leaves our envelope out (header, manifest, index), which has a goal of its own."
-            f"\nMeasured on {platform.machine()} in {self.seconds / 60:.0f} minutes, and before by runs of the same codec "
+            f"\nMeasured on {platform.machine()} in {self.seconds / 60:.0f} minutes, and before by runs of this codec "
             "that were\nbroken off, where a folder kept them; while other work went on: times are of the CPU, a core's."
             f"{some}\n\n"
             "cnn and gpt are small networks, trained for a moment: low ranks and tables weigh more in their patches "
