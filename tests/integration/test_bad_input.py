@@ -52,7 +52,8 @@ asset = "demo/pump"
 rate_hz = 10
 """
 
-MOST_MB = {"detect": 92.0, "record": 40.0, "ingest": 28.0}  # MiB that a process has written, whatever came
+MOST_MB = {"detect": 92.0, "record": 40.0, "ingest": 24.0}  # MiB that a process has written, whatever came
+RETAINED = 10  # nearly large commands that a service is given at once when it connects; they wait for their turn
 
 
 class Folder(Protocol):
@@ -304,10 +305,12 @@ async def operate(site: Site, machine: Machine, meanwhile: "asyncio.Task[None]")
             break
 
 
-def check_memory(site: Site) -> None:
+def check_memory(site: Site, waiting: int = 0) -> None:
+    """Besides what may have waited: `waiting` messages that are nearly large."""
+    held = waiting * len(NEARLY_LARGE) / 2**20
     used = {name: site.memory_mb(name) for name in MOST_MB}
     print({name: f"{mb:.0f} MiB" for name, mb in used.items()})
-    assert all(used[name] < most for name, most in MOST_MB.items()), used
+    assert all(used[name] < most + held for name, most in MOST_MB.items()), used
 
 
 def check_recorded(site: Site, machine: Machine, times: "array[int]") -> None:
@@ -419,7 +422,7 @@ def test_hostile_retained_messages_stop_nothing(quiet_box: Folder) -> None:
                 "broker": 1,
                 **dict.fromkeys(SERVICES, 2),
             }
-            check_memory(site)
+            check_memory(site, RETAINED)
             ends = await site.stop()
             assert {code for code, _ in ends.values()} == {0}
 

@@ -12,6 +12,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile
 
 from ota import courier, manifest
+from ota.delta.making import make
 from ota.errors import (
     DamagedError,
     ExpiredError,
@@ -581,14 +582,15 @@ def test_an_empty_answer_of_a_source_is_no_file(tmp_path: Path) -> None:
 def test_a_signed_delta_that_makes_something_else_is_gone_around(
     publisher: Publisher, server: Server, box: Box, tmp_path: Path
 ) -> None:
-    old, new = model(tmp_path, "1.0.0", b"a" * 100_000), model(tmp_path, "2.0.0", b"b" * 200_000)
+    content = random.Random(1).randbytes(100_000)
+    old, new = model(tmp_path, "1.0.0", content), model(tmp_path, "2.0.0", content[:-50] + bytes(50))
     first = publisher.add(old)
     supply = box.supply(server.repository())
     supply.bring(first)
     box.store.add(supply.make(first), first.bundle)
     supply.clear(first)
     second = publisher.add(new)
-    goods.add_deltas(publisher.workshop, FLEET, "pump", 1, lambda old, new, patch: patch.write_bytes(b"x"))
+    goods.add_deltas(publisher.workshop, FLEET, "pump", 1, make)
     publisher.publish()
 
     def wrong(base: Path, patch: Path, target: Path) -> None:
