@@ -75,9 +75,9 @@ def test_what_the_firmware_refuses_each_time_needs_nobody(applied: Box) -> None:
     machine = applied.copy("refused")
     with machine.running() as running:
         running.wait_probe()
-        running.check("systemctl start millwright-boot-options.service")
-        said = running.check("journalctl -b -u millwright-boot-options.service --no-pager -o cat")
+        said = running.check("journalctl -u millwright-boot-options.service --no-pager -o cat")
         assert "written: 4 boot options" in said, said
+        running.check("systemctl is-active millwright-boot-options.service")
         running.shut_down()
     surgery.put_entry(machine, _with_another_bit(surgery.take_entry(machine)), tries=3)
     with machine.running() as running:
