@@ -32,16 +32,19 @@ def publish(where: Places, workshop: Path, image: Path) -> None:
     assert command.main(["add", str(workshop), str(image), "--system", *signers]) == 0
 
 
-def stick(where: Places, *builds: Path) -> Path:
-    """A disk with the repository in which these builds are, labelled `updates`; kept while they are the same."""
-    disk, folder = where.trials / "updates.raw", where.trials / "updates"
+def stick(where: Places, *builds: Path, differences: bool = False) -> Path:
+    """A disk with the repository in which these builds are, labelled `updates`; kept while they are the same. With
+    `differences` the parts of each are told by those of the builds before it, too."""
+    name = "differences" if differences else "updates"
+    disk, folder = where.trials / f"{name}.raw", where.trials / name
     if disk.exists() and disk.stat().st_mtime > max(one.stat().st_mtime for one in builds):
         return disk
     os.environ.setdefault(command.PASSPHRASE, keys.PASSPHRASE)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(keys.repository(where).parent, folder / "workshop")
-    for one in builds:
-        release = making.make(NAME, BOARD, split(one), folder / "out", level=LEVEL)
+    for number, one in enumerate(builds):
+        olds = tuple(split(before) for before in builds[:number]) if differences else ()
+        release = making.make(NAME, BOARD, split(one), folder / "out", olds, level=LEVEL)
         publish(where, folder / "workshop", folder / "out" / f"{NAME}-{release.version}.image")
     (folder / "stick").mkdir()
     courier = where.cache / "test-repository" / "keys" / "courier"

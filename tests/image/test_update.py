@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tests.image import surgery
+from tests.image import offers, surgery
 from tests.image.boxes import (
     NEW,
     OLD,
@@ -12,8 +12,10 @@ from tests.image.boxes import (
     applied,
     comes_up,
     entries,
+    give_witness,
     mount_updates,
     stands_on_old,
+    up,
     vault_is_open,
     with_stick,
     witness_stands,
@@ -42,6 +44,26 @@ def test_a_good_update_is_blessed_and_settled_and_there_is_no_way_behind_it(appl
         refused = running.run(f"millwright update os apply {OLD} --from {UPDATES}", 600)
         assert refused.code == 1, refused.text
         assert f"{OLD} is older than {NEW}, which was committed" in refused.text, refused.text
+        running.shut_down()
+
+
+def test_a_difference_makes_the_system_that_was_signed(box: Box, where: Places, old: Path, new: Path) -> None:
+    """The box has the old root; what is fetched is what changed. The rebuilt one starts by the hash that was signed."""
+    machine = with_stick(box.copy("differences"), offers.stick(where, old, new, differences=True))
+    with machine.running() as running:
+        up(running)
+        give_witness(running)
+        mount_updates(running)
+        plan = running.check(f"millwright update os plan --from {UPDATES}", 600)
+        print(plan)
+        assert "system by a difference, kernel by a difference" in plan, plan
+        assert f"{NEW} is waiting" in running.check(f"millwright update os apply --from {UPDATES}", 1800)
+        running.run("nohup systemctl reboot >/dev/null 2>&1 &")
+        comes_up(running, NEW)
+        witness_stands(running)
+        vault_is_open(running)
+        said = running.check("millwright update os status")
+        assert f"The last one, {NEW}, was committed" in said, said
         running.shut_down()
 
 
