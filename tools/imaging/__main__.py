@@ -9,6 +9,7 @@ powercut N                    N power cuts at random moments of an update
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -85,6 +86,7 @@ def _boot(args: argparse.Namespace, _rest: list[str]) -> int:
 
 def _test(args: argparse.Namespace, rest: list[str]) -> int:
     os.environ[RUN] = "yes"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # machines are ended with the tests
     if getattr(args, "keep", False):
         os.environ[building.KEEP] = "yes"
     return int(pytest.main([str(places.PROJECT / "tests" / "image"), "--timeout=3600", *rest]))
