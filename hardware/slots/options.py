@@ -5,6 +5,7 @@ boot option then; where it has none it stops, and waits for a person. With the l
 tries, the last of them finds the new system given up, and starts the one before it.
 """
 
+import platform
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from uuid import UUID
 from hardware.slots import TRIES, SlotError, variables
 
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"  # vendor id of the firmware's own variables
-LOADER = "\\EFI\\systemd\\systemd-bootx64.efi"
+LOADERS = {  # by what the kernel calls the processor
+    "x86_64": "\\EFI\\systemd\\systemd-bootx64.efi",
+    "aarch64": "\\EFI\\systemd\\systemd-bootaa64.efi",
+}
 NAME = "Millwright"
 OPTIONS = TRIES + 1
 MAX_OPTIONS = 256
@@ -42,7 +46,7 @@ class Change:
     order: tuple[int, ...] | None
 
 
-def encode(name: str, where: Partition, loader: str = LOADER) -> bytes:
+def encode(name: str, where: Partition, loader: str) -> bytes:
     """An EFI_LOAD_OPTION."""
     file = f"{loader}\0".encode("utf-16-le")
     disk = struct.pack("<BBHIQQ16sBB", 4, 1, 42, where.number, where.start, where.length, where.id.bytes_le, 2, 2)
@@ -57,10 +61,10 @@ def name_of(option: bytes) -> str:
     return text[:end].decode("utf-16-le", "replace")
 
 
-def change(found: Mapping[int, bytes], order: Sequence[int], where: Partition) -> Change:
+def change(found: Mapping[int, bytes], order: Sequence[int], where: Partition, loader: str) -> Change:
     """What makes of `found` and `order` that our options come first, each under a name of its own; others' are kept,
     behind them. Nothing where it is so already. SlotError where there is no room."""
-    wanted = {f"{NAME} {number}": encode(f"{NAME} {number}", where) for number in range(1, OPTIONS + 1)}
+    wanted = {f"{NAME} {number}": encode(f"{NAME} {number}", where, loader) for number in range(1, OPTIONS + 1)}
     taken = {name_of(option): number for number, option in sorted(found.items(), reverse=True)}
     free = (number for number in range(MAX_OPTIONS) if number not in found)
     numbers = {name: taken[name] if name in taken else next(free, -1) for name in wanted}
@@ -72,8 +76,11 @@ def change(found: Mapping[int, bytes], order: Sequence[int], where: Partition) -
     return Change(written, new if new != tuple(order) else None)
 
 
-def keep(where: Partition, root: Path = Path("/")) -> Change:
-    """Writes what is not so already, the order last. SlotError."""
+def keep(where: Partition, root: Path = Path("/"), machine: str = "") -> Change:
+    """Writes what is not so already, the order last; `machine`: this one's processor unless given. SlotError."""
+    loader = LOADERS.get(machine or platform.machine())
+    if loader is None:
+        raise SlotError(f"there is no boot loader for a processor '{machine or platform.machine()}'")
     folder = root / variables.FOLDER
     try:
         found = {
@@ -82,7 +89,7 @@ def keep(where: Partition, root: Path = Path("/")) -> Change:
         }
         order = folder / f"BootOrder-{GLOBAL}"
         raw = _read(order) if order.exists() else b""
-        made = change(found, struct.unpack(f"<{len(raw) // 2}H", raw[: len(raw) // 2 * 2]), where)
+        made = change(found, struct.unpack(f"<{len(raw) // 2}H", raw[: len(raw) // 2 * 2]), where, loader)
         for number, option in made.options.items():
             _write(folder / f"Boot{number:04X}-{GLOBAL}", option)
         if made.order is not None:
