@@ -3,7 +3,7 @@
 keys                          test keys, where there are none
 build [--profile P]           the image and what an update of it is made of; `release` unless said otherwise
 boot [--profile P]            a machine with it, its console in this terminal; Ctrl-X ends it
-test [PYTEST ARGUMENTS]       tests/image on images that are built for it (profile `dev`)
+test [PYTEST ARGUMENTS]       tests/image on images that are built for it (profile `dev`); -k arm64: arm64, alone
 powercut N                    N power cuts at random moments of an update
 """
 
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     boot.set_defaults(run=_boot)
     for command in (build, boot):
         command.add_argument("--profile", choices=building.PROFILES, default="release")
+        command.add_argument("--architecture", choices=places.ARCHITECTURES, default=places.X86)
     test = commands.add_parser("test")
     test.add_argument("--keep", action="store_true", help="with the images as they are, though the tree changed since")
     test.set_defaults(run=_test)
@@ -65,7 +66,7 @@ def _keys(_args: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def _build(args: argparse.Namespace, _rest: list[str]) -> int:
-    where = places.find()
+    where = places.find(args.architecture)
     what = building.order(args.profile, args.version)
     folder = building.build(where, what)
     releasing.finish(where, folder, what)
@@ -75,7 +76,7 @@ def _build(args: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def _boot(args: argparse.Namespace, _rest: list[str]) -> int:
-    where = places.find()
+    where = places.find(args.architecture)
     folder = where.output(args.profile) / building.order(args.profile).version
     machine = Machine(where, where.trials / f"boot-{args.profile}", probe=False)
     if args.fresh or not (machine.folder / machine.disk).exists():

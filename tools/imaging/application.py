@@ -38,6 +38,14 @@ LEFT_OUT_LIGHT = (  # of the light edition: what computes on accelerators, and r
     "openvino/libs/libopenvino_gguf_frontend*",
     "openvino/libs/cache.json",
 )
+CROSS = {  # by the image's architecture, where it is not the builder's: pip, setuptools and cffi go by these
+    places.ARM: {
+        "_PYTHON_HOST_PLATFORM": "linux-aarch64",
+        "_PYTHON_SYSCONFIGDATA_NAME": "_sysconfigdata__aarch64-linux-gnu",
+        "CC": "aarch64-linux-gnu-gcc",
+        "PKG_CONFIG_LIBDIR": "/usr/lib/aarch64-linux-gnu/pkgconfig:/usr/share/pkgconfig",
+    }
+}
 SCRIPT = """set -eu
 wheels=$1 tree=$2 epoch=$3; shift 3
 packages=$tree/usr/lib/millwright/packages
@@ -62,14 +70,15 @@ find "$tree" -exec touch --no-dereference --date="@$epoch" {} +
 
 def make(where: Places, epoch: int, *, light: bool = False) -> Path:
     """The tree to be laid over the image's; `light`: that of the light edition. BuilderError."""
-    tree = where.cache / "application"
+    tree = where.application
     shutil.rmtree(tree, ignore_errors=True)
     (tree / LIBRARY).mkdir(parents=True)
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in LOCKED)).hexdigest()[:16]
     wheels = where.wheels / digest
     fill = ["sh", "-c", SCRIPT, "fill", str(wheels), str(tree), str(epoch)]
     fill += [word for path in LOCKED for word in ("-r", str(path))]
-    builder.run(where, fill, where.cache / "wheels.log", network=True)
+    cross = CROSS.get(where.architecture, {})
+    builder.run(where, fill, where.cache / "wheels.log", network=True, environment=cross)
     _thin(tree / LIBRARY / "packages", (*LEFT_OUT, *(LEFT_OUT_LIGHT if light else ())))
     _copy_project(tree / LIBRARY)
     dist = tree / "usr/lib/python3/dist-packages"

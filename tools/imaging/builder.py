@@ -14,7 +14,10 @@ from pathlib import Path
 from tools.imaging import places, sources
 from tools.imaging.places import Places
 
-PACKAGES = places.TREE / "builder.packages"
+PACKAGES = {  # by the image's architecture
+    places.X86: (places.TREE / "builder.packages",),
+    places.ARM: (places.TREE / "builder.packages", places.TREE / "builder.arm64.packages"),
+}
 MARK = "etc/millwright-builder"
 ENTER = """set -eu
 root=$1; shift
@@ -48,26 +51,30 @@ def make(where: Places) -> None:
     """Unless it is there and its recipe did not change. BuilderError."""
     if os.geteuid() != 0:
         raise BuilderError("making the image wants root: it mounts and makes namespaces. Call it with sudo.")
-    recipe = _recipe()
+    recipe = _recipe(where.architecture)
     mark = where.builder / MARK
     if mark.exists() and mark.read_text() == recipe:
         return
-    if shutil.which("mmdebstrap") is None:
-        raise BuilderError("mmdebstrap is missing: apt-get install mmdebstrap debian-archive-keyring")
     print("image: making the builder, a trixie system of its own (3 minutes, 1.2 GB)", flush=True)
     new = where.builder.with_suffix(".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.parent.mkdir(parents=True, exist_ok=True)
-    listed = where.cache / "trixie.sources"
-    listed.write_text(machine_mirror().stanzas())
-    chosen = ",".join(_packages())
-    _logged(
-        ["mmdebstrap", "--variant=apt", f"--include={chosen}", sources.RELEASE, str(new), str(listed)],
-        where.cache / "builder.log",
-    )
+    debian(where, new, "apt", packages(where.architecture))
     (new / MARK).write_text(recipe)
     shutil.rmtree(where.builder, ignore_errors=True)
     new.rename(where.builder)
+
+
+def debian(where: Places, folder: Path, variant: str, packages: Sequence[str]) -> None:
+    """The release of the image with these packages, in a folder; `variant` is mmdebstrap's. BuilderError."""
+    if shutil.which("mmdebstrap") is None:
+        raise BuilderError("mmdebstrap is missing: apt-get install mmdebstrap debian-archive-keyring")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    listed = where.cache / "trixie.sources"
+    listed.write_text(machine_mirror().stanzas())
+    chosen = f"--include={','.join(packages)}"
+    foreign = [] if where.architecture == places.X86 else [f"--architectures=amd64,{where.architecture}"]
+    command = ["mmdebstrap", f"--variant={variant}", *foreign, chosen, sources.RELEASE, str(folder), str(listed)]
+    _logged(command, where.cache / f"{folder.stem}.log")
 
 
 def machine_mirror() -> sources.Mirror:
@@ -117,13 +124,15 @@ def _logged(command: Sequence[str], log: Path, environment: Mapping[str, str] | 
         raise BuilderError(f"{last}\nthe builder ended with code {code}; all it said is in {log}")
 
 
-def _packages() -> list[str]:
-    lines = PACKAGES.read_text().splitlines()
-    return [name for line in lines if not line.startswith("#") for name in line.split()]
+def packages(architecture: str) -> list[str]:
+    """Of the builder for an image of `architecture`."""
+    lines = [line for path in PACKAGES[architecture] for line in path.read_text().splitlines()]
+    names = [name for line in lines if not line.startswith("#") for name in line.split()]
+    return [name for name in names if f"{name}:{architecture}" not in names]
 
 
-def _recipe() -> str:
-    return hashlib.sha256("\n".join((sources.RELEASE, *_packages())).encode()).hexdigest() + "\n"
+def _recipe(architecture: str) -> str:
+    return hashlib.sha256("\n".join((sources.RELEASE, *packages(architecture))).encode()).hexdigest() + "\n"
 
 
 def _pip_files() -> list[str]:

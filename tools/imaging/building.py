@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance import __version__
-from tools.imaging import application, builder, keys, places
+from tools.imaging import application, builder, foreign, keys, places
 from tools.imaging.places import Places
 
 MARK = ".made-of"
@@ -55,7 +55,8 @@ def build(where: Places, what: Order, *, afresh: bool = False) -> Path:
     if afresh:
         command = [word.replace("--incremental=yes", "--incremental=no") for word in command]
     _under_way(where).touch()
-    builder.run(where, command, where.cache / f"mkosi-{what.profile}.log", network=True, environment=environment)
+    with foreign.runs(where):
+        builder.run(where, command, where.cache / f"mkosi-{what.profile}.log", network=True, environment=environment)
     _under_way(where).unlink()
     return output
 
@@ -92,6 +93,7 @@ def _digest(where: Places, what: Order) -> str:
 def _mkosi(where: Places, what: Order, trees: Sequence[Path], sandbox: Path, output: Path) -> list[str]:
     given = {
         "directory": places.TREE,
+        "architecture": where.architecture,
         "profile": ",".join(PROFILES[what.profile]),
         "image-version": what.version,
         "source-date-epoch": what.epoch,

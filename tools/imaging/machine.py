@@ -25,14 +25,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.imaging import builder
+from tools.imaging import builder, places
 from tools.imaging.places import Places
 
 MQTT_TLS = 8883
 POLL_S = 0.5
 BOOT_S = 900.0  # for a first boot on two busy cores, without KVM
 MADE = "made"  # its time is that of the disk
-_OVMF = "/usr/share/OVMF"
 _PROBE = """[Unit]
 Description=A shell for tests
 ConditionPathExists=!/etc/initrd-release
@@ -49,8 +48,36 @@ _START = """set -eu
 folder=$1 tpm=$2; shift 2
 [ -z "$tpm" ] || swtpm socket --tpm2 --tpmstate dir="$folder/$tpm" --ctrl type=unixio,path="$folder/tpm.sock" \\
     --flags startup-clear --log file="$folder/tpm.log" --daemon
-exec qemu-system-x86_64 "$@"
+exec "$@"
 """
+
+
+@dataclass(frozen=True)
+class Model:
+    """A kind of machine: QEMU's words for it, and the firmware in the builder."""
+
+    qemu: str
+    firmware: str
+    variables: str  # blank: no keys are enrolled
+    tpm: str  # QEMU's device
+
+
+MODELS = {  # by architecture
+    places.X86: Model(
+        "qemu-system-x86_64 -machine q35,smm=on -cpu max"
+        " -global driver=cfi.pflash01,property=secure,value=on -global ICH9-LPC.disable_s3=1",
+        "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+        "/usr/share/OVMF/OVMF_VARS_4M.fd",
+        "tpm-crb",
+    ),
+    # Not `max`: what that signs pointers with is slow to emulate.
+    places.ARM: Model(
+        "qemu-system-aarch64 -machine virt,gic-version=3 -cpu neoverse-n1",
+        "/usr/share/AAVMF/AAVMF_CODE.secboot.fd",
+        "/usr/share/AAVMF/AAVMF_VARS.fd",
+        "tpm-tis-device",
+    ),
+}
 
 
 class MachineError(Exception):
@@ -74,6 +101,10 @@ class Machine:
     attached: str = "virtio-blk-pci"  # QEMU's device that the disk is, with what it wants to know beside the drive
     extra: tuple[str, ...] = ()
 
+    @property
+    def model(self) -> Model:
+        return MODELS[self.where.architecture]
+
     def prepare(self, image: Path, size_gb: int = 12) -> None:
         """A fresh disk from `image`, blank firmware variables, a new TPM."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -82,7 +113,7 @@ class Machine:
         subprocess.run(["cp", "--sparse=always", str(image), str(disk)], check=True)
         with disk.open("r+b") as file:
             file.truncate(size_gb << 30)
-        shutil.copyfile(f"{self.where.builder}{_OVMF}/OVMF_VARS_4M.fd", self.folder / "vars.fd")
+        shutil.copyfile(f"{self.where.builder}{self.model.variables}", self.folder / "vars.fd")
         if self.tpm:
             (self.folder / self.tpm).mkdir()
         (self.folder / MADE).touch()
@@ -118,10 +149,9 @@ class Machine:
         folder = self.folder
         form = "qcow2" if self.disk.endswith(".qcow2") else "raw"
         arguments = [
-            *shlex.split("-nodefaults -display none -machine q35,smm=on -accel tcg,thread=multi -cpu max -smp 2"),
+            *shlex.split(f"{self.model.qemu} -nodefaults -display none -accel tcg,thread=multi -smp 2"),
             *["-m", str(self.memory_mb)],
-            *shlex.split("-global driver=cfi.pflash01,property=secure,value=on -global ICH9-LPC.disable_s3=1"),
-            *["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_OVMF}/OVMF_CODE_4M.secboot.fd"],
+            *["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={self.model.firmware}"],
             *["-drive", f"if=pflash,format=raw,unit=1,file={folder}/vars.fd"],
             *["-drive", f"if=none,id=disk,format={form},file={folder}/{self.disk},discard=unmap"],
             *["-device", f"{self.attached},drive=disk,bootindex=1"],
@@ -134,7 +164,7 @@ class Machine:
         ]
         if self.tpm:
             arguments += ["-chardev", f"socket,id=tpm,path={folder}/tpm.sock", "-tpmdev", "emulator,id=tpm,chardev=tpm"]
-            arguments += ["-device", "tpm-crb,tpmdev=tpm"]
+            arguments += ["-device", f"{self.model.tpm},tpmdev=tpm"]
         if self.probe:
             arguments += ["-device", "virtio-serial-pci"]
             arguments += ["-chardev", f"socket,id=probe,path={folder}/probe.sock,server=on,wait=off"]

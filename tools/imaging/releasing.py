@@ -9,10 +9,10 @@ from tools.imaging.places import Places
 
 SUMS = "SHA256SUMS"
 SCRIPT = """set -eu
-cd "$1"; name=$2 key=$3
+cd "$1"; name=$2 key=$3 architecture=$6
 rm -f "$name" initrd initrd.cpio.zst "$name.esp.raw"
 mkdir /tmp/root
-fsck.erofs --extract=/tmp/root --no-preserve "$(ls "$name".root-x86-64.*.raw)" >/dev/null
+fsck.erofs --extract=/tmp/root --no-preserve "$(ls "$name.root-$architecture".*.raw)" >/dev/null
 PYTHONDONTWRITEBYTECODE=1 python3 -m tools.imaging.sbom make /tmp/root --name millwright --version "$4" \
     --manifest "$name.manifest" --epoch "$5" >"$name.cdx.json"
 bmaptool create -o "$name.img.bmap" "$name.raw"
@@ -31,7 +31,7 @@ def finish(where: Places, folder: Path, what: Order) -> None:
     """BuilderError."""
     name = f"{IMAGE}_{what.version}"
     command = ["sh", "-c", SCRIPT, "finish", str(folder), name, str(where.keys / "update.key")]
-    command += [what.version, str(what.epoch)]
+    command += [what.version, str(what.epoch), where.architecture]
     environment = {"PYTHONPATH": str(places.PROJECT)}
     builder.run(where, command, where.cache / "release.log", environment=environment)
 
