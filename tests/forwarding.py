@@ -21,7 +21,8 @@ from appliance.bus.broker import configuration
 from appliance.bus.mqtt import MqttBus
 from appliance.bus.port import Batch, Message
 from appliance.config.document import Document
-from appliance.config.schema import Broker, Config, Paths, Settable
+from appliance.config.places import Paths
+from appliance.config.schema import Broker, Config, Settable
 from appliance.config.secrets import VaultName
 from appliance.events import codec, topics
 from appliance.events.schema import Alarm, AlarmState, Kind, Reading, Severity, State

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from appliance.bus import door as doors
 from appliance.bus.door import Door, Doorkeeper
-from appliance.config.schema import Broker, Paths
+from appliance.config.places import Paths
+from appliance.config.schema import Broker
 from appliance.errors import BusError, MillwrightError
 from appliance.runtime.patience import within
 from appliance.runtime.service import Pulse

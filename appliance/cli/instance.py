@@ -22,7 +22,8 @@ import msgspec
 from appliance.cli import nearby
 from appliance.config.document import Document
 from appliance.config.load import load
-from appliance.config.schema import INSTALLED, Config, Paths, default_run
+from appliance.config.places import INSTALLED, Paths, default_run
+from appliance.config.schema import Config
 from appliance.errors import BusError, ConfigError
 from appliance.runtime.patience import within
 

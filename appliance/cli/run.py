@@ -26,7 +26,8 @@ from appliance import assembly
 from appliance.cli import instance, nearby
 from appliance.config import secrets
 from appliance.config.load import load
-from appliance.config.schema import Config, Paths
+from appliance.config.places import Paths
+from appliance.config.schema import Config
 from appliance.errors import ConfigError
 from appliance.runtime import files, group, seclusion
 

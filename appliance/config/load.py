@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from appliance.config.document import Document
-from appliance.config.schema import INSTALLED, Config
+from appliance.config.places import INSTALLED
+from appliance.config.schema import Config
 
 
 def load(path: Path | None = None) -> tuple[Config, Document]:

@@ -1,47 +1,18 @@
-"""Every setting, declared once: its type, default, bounds and meaning. The reference is generated from this file.
+"""Every setting, declared once: its type, default, bounds and meaning. The reference is generated from this file, and
+from `places` and `updating`, which have sections of it.
 
 Numbers carry their unit in the key's name. Connectors declare their own settings in their own files, the same way.
 """
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from appliance.config.places import Paths
 from appliance.config.secrets import VaultName
+from appliance.config.updating import Contest, Update
 
 Device = Literal["auto", "CPU", "GPU", "GPU.0", "GPU.1", "GPU.2", "GPU.3", "NPU"]
-
-INSTALLED = Path("/etc/millwright/millwright.toml")
-
-
-def default_state() -> Path:
-    """/var/lib/millwright on an appliance, the XDG state folder on a laptop."""
-    if INSTALLED.exists():
-        return Path("/var/lib/millwright")
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "millwright"
-
-
-def default_run() -> Path:
-    """/run/millwright on an appliance, the XDG runtime folder (or a private temporary one) on a laptop."""
-    if INSTALLED.exists():
-        return Path("/run/millwright")
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(base) / "millwright" if base else Path(tempfile.gettempdir()) / f"millwright-{os.getuid()}"
-
-
-class Paths(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where things are kept."""
-
-    state: Annotated[Path, Meta(description="What must survive: history, alarms, what the detector learned.")] = field(
-        default_factory=default_state
-    )
-    run: Annotated[Path, Meta(description="Sockets and process files; may vanish at a reboot.")] = field(
-        default_factory=default_run
-    )
 
 
 class Bus(Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,19 +141,6 @@ class Detect(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 30
 
 
-class Contest(Struct, frozen=True, forbid_unknown_fields=True):
-    """A second model that judges a share of the assets, to be compared with the first one: `millwright contest`."""
-
-    model: Annotated[
-        str,
-        Meta(description="A name of `millwright models list`, `name@version` or a hash. Empty: there is no contest."),
-    ] = ""
-    share_percent: Annotated[
-        float, Meta(ge=0, le=100, description="Of the assets, that it judges; which ones is drawn by `salt`.")
-    ] = 50.0
-    salt: Annotated[str, Meta(max_length=64, description="Another text is another draw, and begins anew.")] = "1"
-
-
 class Limit(Struct, frozen=True, forbid_unknown_fields=True):
     """A range that a point must not leave: beyond it an alarm is raised, whatever the detector has learned. Write one
     `[[limits]]` for each."""
@@ -247,100 +205,6 @@ class Infer(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 1
     timeout_s: Annotated[float, Meta(ge=0.1, le=3600, description="A request that takes longer is refused.")] = 30.0
-
-
-Span = Annotated[
-    str,
-    Meta(
-        pattern=r"^((mon|tue|wed|thu|fri|sat|sun) )*([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$",
-        description="`22:00-05:30`, `sat sun 00:00-24:00`",
-    ),
-]
-
-
-class Update(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a new model comes in: from where, when, and by what it is judged. Beside the one that runs it is compared,
-    and after it took over the one before is compared with it; what goes beyond these criteria is refused, or rolled
-    back."""
-
-    sources: Annotated[
-        list[str],
-        Meta(
-            max_length=16,
-            description="Repositories, the first one first: `https://...`, a folder, or a pattern such as `/media/*/*` "
-            "for sticks, which are found when they are plugged in. Empty: only bundles that are on this box.",
-        ),
-    ] = field(default_factory=list)
-    fleet: Annotated[
-        str, Meta(pattern=r"^([a-z0-9][a-z0-9_-]{0,63})?$", description="The fleet that this box belongs to.")
-    ] = ""
-    labels: Annotated[
-        dict[str, str], Meta(max_length=16, description='What campaigns choose by: `{site = "berlin"}`.')
-    ] = field(default_factory=dict)
-    device: Annotated[
-        str,
-        Meta(
-            pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]{0,63})?$",
-            description="This box's name on receipts, and what campaigns draw lots by; empty: an id of its own.",
-        ),
-    ] = ""
-    automatic: Annotated[
-        Literal["campaigns", "newest", "never"],
-        Meta(
-            description="What is taken by itself: what a campaign says is for this box; or, besides, the newest "
-            "version of what no campaign speaks of; or nothing."
-        ),
-    ] = "campaigns"
-    poll_minutes: Annotated[
-        float,
-        Meta(ge=0, le=43_200, description="The sources are looked at so often, a fifth more or less. 0: when asked."),
-    ] = 60.0
-    windows: Annotated[
-        list[Span],
-        Meta(
-            max_length=64,
-            description="When this box begins to take a model by itself, and when it changes to it, by its own time of "
-            "day: `22:00-05:30`, `sat sun 00:00-24:00`. Empty: at any time.",
-        ),
-    ] = field(default_factory=list)
-    never: Annotated[
-        list[Span],
-        Meta(max_length=64, description="When it does not, a shift: `mon fri 06:00-14:00`. Wins over `windows`."),
-    ] = field(default_factory=list)
-    budget_mb: Annotated[
-        int, Meta(ge=1, le=10_000_000, description="Disk space that one update may take on its way in.")
-    ] = 4096
-    root: Annotated[
-        str,
-        Meta(
-            description="The file whose keys are trusted first, `1.root.json`; empty: the one that came with the "
-            "system, `/usr/share/millwright/root.json`."
-        ),
-    ] = ""
-    ca_file: Annotated[str, Meta(description="Certificates that sign those of https sources; empty: the system's.")] = (
-        ""
-    )
-    shadow_minutes: Annotated[float, Meta(ge=0, le=525_600, description="A candidate is compared for so long.")] = 60.0
-    watch_minutes: Annotated[
-        float, Meta(ge=0, le=525_600, description="One that took over is watched for so long.")
-    ] = 1440.0
-    looks: Annotated[
-        int, Meta(ge=1, le=10_000_000, description="And so many looks at assets are compared, at least, each time.")
-    ] = 300
-    agreement: Annotated[
-        float, Meta(ge=0, le=1, description="Share of the looks that both models judge alike, at least.")
-    ] = 0.97
-    score_ratio: Annotated[
-        float, Meta(ge=1, le=1000, description="Between the medians, and the 95th of 100, of their scores, at most.")
-    ] = 2.5
-    alarm_ratio: Annotated[
-        float, Meta(ge=1, le=1000, description="Between the alarms that each would raise, at most; three are free.")
-    ] = 1.5
-    residual_ratio: Annotated[
-        float, Meta(ge=1, le=1000, description="Of what the candidate cannot reconstruct to what the other cannot.")
-    ] = 1.25
-    latency_ratio: Annotated[float, Meta(ge=1, le=1000, description="Of the times that a window takes.")] = 3.0
-    memory_mb: Annotated[int, Meta(ge=1, le=1_000_000, description="Memory that the candidate may take.")] = 512
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from appliance.config.schema import INSTALLED
+from appliance.config.places import INSTALLED
 from appliance.config.seed import Network, Seed
 
 HOST_NAME = "/etc/hostname"

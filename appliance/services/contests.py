@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.config.schema import Contest as Settings
+from appliance.config.updating import Contest as Settings
 from appliance.errors import InferenceError, ModelError
 from appliance.events.schema import Command, Verdict
 from appliance.inference import contest

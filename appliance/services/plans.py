@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from appliance.config.schema import Update as Settings
+from appliance.config.updating import Update as Settings
 from appliance.errors import MillwrightError, ModelError
 from appliance.inference import models
 from appliance.inference.library import Library

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.config.schema import Contest as ContestSettings
+from appliance.config.updating import Contest as ContestSettings
 from appliance.errors import InferenceError, ModelError
 from appliance.events.schema import Command
 from appliance.inference import comparison

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.bus.port import Bus, Message
-from appliance.config.schema import Update as Settings
+from appliance.config.updating import Update as Settings
 from appliance.errors import BusError, EventError, MillwrightError, StoreError
 from appliance.events import codec, topics
 from appliance.events.schema import Command, CommandState, Kind, State

@@ -25,7 +25,7 @@ import msgspec
 
 from appliance import __version__
 from appliance.bus.port import Bus
-from appliance.config.schema import Update as Settings
+from appliance.config.updating import Update as Settings
 from appliance.errors import MillwrightError, ModelError
 from appliance.events.ledger import Ledger
 from appliance.events.schema import Command

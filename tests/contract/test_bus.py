@@ -21,7 +21,8 @@ from appliance.bus.mqtt import MqttBus
 from appliance.bus.outgoing import Outgoing
 from appliance.bus.packets import Joiner
 from appliance.bus.port import MAX_PAYLOAD, MAX_UNACKNOWLEDGED, Batch, Bus, Message
-from appliance.config.schema import Broker, Paths
+from appliance.config.places import Paths
+from appliance.config.schema import Broker
 from appliance.errors import BusError
 
 PATIENCE_S = 20.0

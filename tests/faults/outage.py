@@ -17,7 +17,8 @@ from appliance.bus.broker import configuration
 from appliance.bus.mqtt import MqttBus
 from appliance.bus.port import Message
 from appliance.channels.leaving import envelope
-from appliance.config.schema import Broker, Paths
+from appliance.config.places import Paths
+from appliance.config.schema import Broker
 from appliance.events import codec, topics
 from appliance.events.schema import Alarm, AlarmState, Kind, Severity, State
 

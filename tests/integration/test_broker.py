@@ -19,7 +19,8 @@ import uvloop
 from appliance.bus import broker as module
 from appliance.bus.broker import MosquittoBroker, configuration, find_program
 from appliance.bus.mqtt import MqttBus
-from appliance.config.schema import Broker, Paths
+from appliance.config.places import Paths
+from appliance.config.schema import Broker
 from appliance.errors import BusError
 
 PATIENCE_S = 20.0
@@ -262,7 +263,8 @@ PARENT = """
 import asyncio, sys, uvloop
 from pathlib import Path
 from appliance.bus.broker import MosquittoBroker
-from appliance.config.schema import Broker, Paths
+from appliance.config.places import Paths
+from appliance.config.schema import Broker
 
 class Pulse:
     def ready(self): print(broker.child.pid, flush=True)

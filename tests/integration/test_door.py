@@ -15,7 +15,8 @@ import pytest
 
 from appliance.bus.broker import MosquittoBroker
 from appliance.bus.mqtt import MqttBus
-from appliance.config.schema import Broker, Paths
+from appliance.config.places import Paths
+from appliance.config.schema import Broker
 from appliance.services.admission import FOLDER, Admission
 from appliance.vault.certificates import authority, registry
 from appliance.vault.certificates.holdings import AUTHORITY, SERVER, Holdings

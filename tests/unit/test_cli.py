@@ -18,7 +18,8 @@ from appliance.cli import findings, instance
 from appliance.cli.findings import Finding, Scene, examine
 from appliance.config.document import Document
 from appliance.config.load import load
-from appliance.config.schema import Bus, Config, Detect, Paths
+from appliance.config.places import Paths
+from appliance.config.schema import Bus, Config, Detect
 from appliance.errors import BusError
 from appliance.events import codec, strays
 from appliance.events.schema import State

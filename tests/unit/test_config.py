@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from appliance import channels, plugins
 from appliance.cli.config import effective, problems, reference, toml
-from appliance.config import schema, secrets
+from appliance.config import places, schema, secrets
 from appliance.config.document import Document
 from appliance.config.schema import Config
 from appliance.config.secrets import VaultName
@@ -339,7 +339,7 @@ class TestReference:
         before = reference()
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-        monkeypatch.setattr(schema, "INSTALLED", tmp_path)
+        monkeypatch.setattr(places, "INSTALLED", tmp_path)
         assert reference() == before
 
     def test_every_key_is_there_with_a_meaning(self) -> None:

@@ -33,7 +33,8 @@ from appliance.bus.port import Message
 from appliance.channels import Configured
 from appliance.channels.mqtt import Settings
 from appliance.config.document import Document
-from appliance.config.schema import Config, Paths
+from appliance.config.places import Paths
+from appliance.config.schema import Config
 from appliance.config.secrets import VaultName
 from appliance.events import topics
 from appliance.events.schema import Kind
