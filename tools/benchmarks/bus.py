@@ -196,7 +196,10 @@ def _receive_stock(socket: str, count: int, _rate: int) -> None:
         if not left:
             os._exit(0)
 
-    client.on_connect = lambda *_: client.subscribe(FILTER)
+    def on_connect(*_: object) -> None:
+        client.subscribe(FILTER)
+
+    client.on_connect = on_connect
     client.on_message = on_message
     client.connect(socket)
     client.loop_forever()

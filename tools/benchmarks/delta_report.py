@@ -1,7 +1,7 @@
 """What `delta` measured, as text for a terminal, as Markdown and as plain values, and which goals that meets."""
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,12 +103,13 @@ class Report:
         yield "Sizes, kB", self._sizes(names)
         yield "How far from what is possible, kB", self._possible()
         yield "Where our bytes are, kB", self._parts()
-        for title, told in (
+        shown: list[tuple[str, Callable[[Run], str]]] = [
             ("Seconds of CPU to make", lambda run: f"{run.make_s:.1f}"),
             ("Seconds of CPU to apply", lambda run: f"{run.apply_s:.2f}"),
             ("Peak memory making, MB", lambda run: f"{run.make_peak / MB:.0f}"),
             ("Peak memory applying, MB", lambda run: f"{run.apply_peak / MB:.0f}"),
-        ):
+        ]
+        for title, told in shown:
             rows = [[result.pair.name, *(told(result.runs[name]) for name in names)] for result in self.results]
             yield title, [["pair", *names], *rows]
         rates = zip(*self.rates.values(), strict=True)

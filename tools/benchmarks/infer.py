@@ -10,6 +10,7 @@ the rounds.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -142,10 +143,10 @@ def _throughput_of_app(path: Path) -> float:
     with tempfile.TemporaryDirectory(prefix="mw-bench-") as folder:
         told = ["-report_type", "no_counters", "-json_stats", "-report_folder", folder]
         how = ["-d", "CPU", "-hint", "throughput", "-infer_precision", "f32", "-t", str(int(SECONDS))]
-        command = [
-            Path(sys.executable).with_name(APP),
+        command: list[str] = [
+            str(Path(sys.executable).with_name(APP)),
             "-m",
-            path,
+            str(path),
             "-shape",
             f"{given.get_any_name()}[{shape}]",
             *how,
@@ -210,8 +211,8 @@ def _runtimes(files: Mapping[str, Path], name: str, rounds: int) -> dict[str, An
     for count in (1, BATCH):
         ours = openvino.create(openvino.Settings()).compile(files[".xml"], "CPU", Plan(threads=1))
         rows = np.random.default_rng(1).standard_normal((count, *ours.inputs[0].shape[1:])).astype(np.float32)
-        calls = {
-            OURS: lambda rows=rows, ours=ours: ours.infer(rows),
+        calls: dict[str, Call] = {
+            OURS: functools.partial(ours.infer, rows),
             "onnxruntime": _onnxruntime(files[".onnx"], rows),
             "LiteRT": _litert(files[".tflite"], rows),
             "LiteRT, our backend": _our_litert(files[".tflite"], rows),
@@ -249,7 +250,8 @@ def _litert(path: Path, rows: np.ndarray) -> Call:
     def call() -> np.ndarray:
         interpreter.set_tensor(entry, given)
         interpreter.invoke()
-        return interpreter.get_tensor(left)
+        result: np.ndarray = interpreter.get_tensor(left)
+        return result
 
     return call
 

@@ -254,5 +254,5 @@ class Adam:
             square = self._square.setdefault(name, np.zeros_like(value.data))
             mean += np.float32(0.1) * (value.slope - mean)
             square += np.float32(0.001) * (value.slope * value.slope - square)
-            value.data = value.data - factor * mean / (np.sqrt(square) + np.float32(1e-8))
+            value.data = value.data - (factor * mean / (np.sqrt(square) + np.float32(1e-8))).astype(np.float32)
             value.slope = None

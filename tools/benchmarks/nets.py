@@ -5,10 +5,12 @@ mlp           dense, 256-512-512-10
 cnn           an image of 3 x 64 x 64: three convolutions with stride 2, the mean of each channel, dense
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,7 +74,7 @@ def write_onnx(net: Net, path: Path) -> None:
     constants: list[onnx.TensorProto] = []
     last = "given"
 
-    def add(operation: str, *values: NDArray[np.generic], **attributes: object) -> None:
+    def add(operation: str, *values: NDArray[np.generic], **attributes: Any) -> None:
         nonlocal last
         names = [f"constant{len(constants) + place}" for place in range(len(values))]
         constants.extend(numpy_helper.from_array(value, name) for value, name in zip(values, names, strict=True))
@@ -142,4 +144,4 @@ def _cnn() -> Net:
 
 
 def _scaled(dice: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Weights:
-    return (dice.standard_normal(shape) * np.sqrt(2.0 / fan_in)).astype(np.float32)
+    return (dice.standard_normal(shape) * math.sqrt(2.0 / fan_in)).astype(np.float32)

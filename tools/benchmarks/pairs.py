@@ -1,6 +1,7 @@
 """Pairs of files that `delta` measures: an old version of a model, a new one, and how small the patch is to be."""
 
 import json
+import math
 import os
 import sys
 import sysconfig
@@ -155,7 +156,7 @@ def _moved(base: Mapping[str, NDArray[np.float32]], tuned: Mapping[str, NDArray[
     """How far the weights of all layers moved, in shares of their size."""
     names = [name for name, array in base.items() if array.ndim > 1 and tuned[name].shape == array.shape]
     change = sum(float(np.square(tuned[name] - base[name], dtype=np.float64).sum()) for name in names)
-    return (change / sum(float(np.square(base[name], dtype=np.float64).sum()) for name in names)) ** 0.5
+    return math.sqrt(change / sum(float(np.square(base[name], dtype=np.float64).sum()) for name in names))
 
 
 def _sources(folder: Path) -> tuple[Path, Path]:

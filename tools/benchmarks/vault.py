@@ -11,6 +11,7 @@ machines that the benchmark makes up.
 """
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -49,7 +50,8 @@ Act = Callable[[], object]
 class Kept(Protocol):
     """A way to keep secrets, for the kills. `line` overwrites them in turn and tells each one it has done."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def command(self, folder: Path) -> list[str]: ...
 
@@ -64,7 +66,8 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="mw-bench-") as name:
         folder = Path(name)
         result: dict[str, Any] = {"latency_ms": _latency(folder, options.rounds)}
-        result["kills"] = {kept.name: _kills(kept, folder, options.kills) for kept in (Ours(), *_peers(folder))}
+        keepers: list[Kept] = [Ours(), *_peers(folder)]
+        result["kills"] = {kept.name: _kills(kept, folder, options.kills) for kept in keepers}
         result["masking"] = _masking()
     goals = _goals(result)
     _show(result, goals)
@@ -142,6 +145,10 @@ def _wait_for(there: Callable[[], bool], service: "subprocess.Popen[bytes]") -> 
         time.sleep(0.01)
 
 
+def _open(where: Path, backend: Callable[[], Backend]) -> None:
+    chest.open(where, [backend()], None, time.time_ns).close()
+
+
 def _openings(folder: Path) -> Iterator[tuple[str, Act]]:
     """The vault of a modelled mini PC, bound to its fingerprint; and one bound to nothing, for what the file costs."""
     boxes.box("mini_pc", folder / "mini")
@@ -157,7 +164,7 @@ def _openings(folder: Path) -> Iterator[tuple[str, Act]]:
         made, _ = chest.create(where, backend(), SUITE, [], None, time.time_ns)
         made.put("bench/one", Secret(VALUE))
         made.close()
-        yield name, lambda where=where, backend=backend: chest.open(where, [backend()], None, time.time_ns).close()
+        yield name, functools.partial(_open, where, backend)
 
 
 def _run(command: Sequence[str], given: bytes = b"") -> bytes:

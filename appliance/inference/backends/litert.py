@@ -41,7 +41,7 @@ def create(settings: Settings) -> "LiteRt":
 
 class LiteRt:
     name = "litert"
-    suffixes = (".tflite",)
+    suffixes: tuple[str, ...] = (".tflite",)
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -66,7 +66,7 @@ def create(settings: Settings) -> "OpenVino":
 
 class OpenVino:
     name = "openvino"
-    suffixes = (".xml", ".onnx", ".tflite")
+    suffixes: tuple[str, ...] = (".xml", ".onnx", ".tflite")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -52,7 +52,7 @@ def create(settings: Settings) -> "Replay":
 class Replay:
     name = "replay"
     version = "1"
-    suffixes = (".xml", ".onnx", ".tflite")
+    suffixes: tuple[str, ...] = (".xml", ".onnx", ".tflite")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
