@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.image.boxes import EPOCH, OLD, has_its_data
+from hardware.slots import TRIES
+from tests.image.boxes import EPOCH, OLD, give_witness, has_its_data, up, witness_stands
 from tools.imaging import builder, building, keys, places, releasing
 from tools.imaging.machine import Machine, Running
 
@@ -53,6 +54,8 @@ def test_every_service_answers(board: Running) -> None:
 def test_what_started_was_signed(board: Running) -> None:
     said = board.check("bootctl status --no-pager")
     assert re.search(r"Secure Boot: enabled \(user\)", said), said
+    assert said.count("systemd-bootaa64.efi") > TRIES, said  # on the boot partition, and by the box's own boot options
+    assert "systemd-bootx64.efi" not in said
     assert "[integrity]" in board.check("cat /sys/kernel/security/lockdown")
 
 
@@ -73,3 +76,14 @@ def test_the_data_open_by_the_parts_of_the_board(board: Running) -> None:
     assert "millwright-fingerprint" in header
     assert "systemd-recovery" in header
     board.wait_for("does not protect from: the whole box, stolen", 60)
+
+
+def test_it_starts_again_with_its_data(board: Running) -> None:
+    give_witness(board)
+    said = len(board.console())
+    board.run("systemctl --no-block reboot")
+    board.wait_for("BdsDxe: starting", LONG, said)
+    up(board)
+    witness_stands(board)
+    answer = board.run("millwright health --timeout 600", LONG)
+    assert answer.code == 0, answer.text
