@@ -19,7 +19,7 @@ def test_a_disk_that_is_too_small_is_told(where: Places, old: Path) -> None:
     machine = Machine(where, where.trials / "small")
     machine.prepare(releasing.raw_image(old), TOO_SMALL_GB)
     with machine.running() as running:
-        running.wait_for("The disk could not be laid out; it wants 6 GB", FEW_MINUTES)
+        running.wait_for("the disk could not be laid out; it wants 6 GB", FEW_MINUTES)
         running.wait_for("Mend what the lines above name, then restart", FEW_MINUTES)
 
 
