@@ -36,7 +36,7 @@ def root(folder: Path, version: str = "3.5.7-1~deb13u2") -> Path:
         "Metadata-Version: 2.4\nName: MsgSpec\nVersion: 0.20\nLicense-Expression: BSD-3-Clause AND MIT\n\nText\n",
     )
     lay(
-        folder / "opt/millwright/lib/python3.13/site-packages/old-1.dist-info/METADATA",
+        folder / "usr/lib/millwright/packages/old-1.dist-info/METADATA",
         "Metadata-Version: 2.1\nName: old_name\nVersion: 1\nClassifier: License :: OSI Approved :: MIT License\n\n",
     )
     return folder
@@ -76,7 +76,7 @@ def test_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (tmp_path / f"{name}.json").write_text(
             sbom.text_of(sbom.bill(sbom.components(root(tmp_path / name, version)), "millwright", version, 0))
         )
-    gone = tmp_path / "new/opt/millwright/lib/python3.13/site-packages/old-1.dist-info/METADATA"
+    gone = tmp_path / "new/usr/lib/millwright/packages/old-1.dist-info/METADATA"
     gone.unlink()
     lay(gone.with_name("METADATA"), "Name: fresh\nVersion: 3\n\n")
     made = sbom.bill(sbom.components(tmp_path / "new"), "millwright", "2", 0)

@@ -31,6 +31,7 @@ WHEELS_ANYWHERE = (
     "opt/*/lib/python3*/site-packages",
     "usr/lib/*/lib/python3*/site-packages",
     "usr/lib/*/site-packages",
+    "usr/lib/*/packages",  # where the image has the application's
 )
 _NAMESPACE = uuid.UUID("0a2f6d5e-2a7b-5c2e-9f47-6d1b3c5e7a91")
 
