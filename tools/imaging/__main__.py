@@ -4,6 +4,7 @@ keys                          test keys, where there are none
 build [--profile P]           the image and what an update of it is made of; `release` unless said otherwise
 boot [--profile P]            a machine with it, its console in this terminal; Ctrl-X ends it
 test [PYTEST ARGUMENTS]       tests/image on images that are built for it (profile `dev`); -k arm64: arm64, alone
+report [--image FOLDER]       the image beside plain Debian, by Lynis, OpenSCAP, kernel-hardening-checker and the clock
 powercut N                    N power cuts at random moments of an update
 """
 
@@ -12,10 +13,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from tools.imaging import builder, building, keys, places, releasing
+from tools.imaging import builder, building, keys, places, releasing, report
 from tools.imaging.builder import BuilderError
 from tools.imaging.machine import Machine, MachineError
 
@@ -52,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     test = commands.add_parser("test")
     test.add_argument("--keep", action="store_true", help="with the images as they are, though the tree changed since")
     test.set_defaults(run=_test)
+    beside = commands.add_parser("report")
+    beside.add_argument("--image", type=Path, help="an image that was built (profile `dev`); else one is")
+    beside.add_argument("--again", action="store_true", help="the table alone, from what was measured before")
+    beside.set_defaults(run=_report)
     cut = commands.add_parser("powercut")
     cut.add_argument("times", type=int)
     cut.set_defaults(run=_powercut)
@@ -91,6 +97,15 @@ def _test(args: argparse.Namespace, rest: list[str]) -> int:
     if getattr(args, "keep", False):
         os.environ[building.KEEP] = "yes"
     return int(pytest.main([str(places.PROJECT / "tests" / "image"), "--timeout=3600", *rest]))
+
+
+def _report(args: argparse.Namespace, _rest: list[str]) -> int:
+    where = places.find()
+    builder.make(where)
+    keys.make(where)
+    image = args.image or building.renew(where, building.order("dev"))
+    print((report.tell if args.again else report.make)(where, image), end="")
+    return 0
 
 
 def _powercut(args: argparse.Namespace, rest: list[str]) -> int:
