@@ -41,6 +41,7 @@ def build(where: Places, what: Order, *, afresh: bool = False) -> Path:
     """The folder with the image; `afresh`: another one, from packages that are installed anew. BuilderError."""
     builder.make(where)
     keys.check(where)
+    shutil.copytree(places.TREE / "builder.extra", where.builder, dirs_exist_ok=True)
     _clear_after_a_cut(where)
     print("image: fetching and compiling the application", flush=True)
     tree = application.make(where, what.epoch, light="light" in PROFILES[what.profile])
