@@ -75,7 +75,7 @@ def test_lynis_is_read_its_warnings_first() -> None:
     found = report_figures.lynis(LYNIS)
     assert (found.version, found.index, found.tests) == ("3.1.4", 71, 231)
     assert [test for test, _ in found.advice] == ["FIRE-4512", "BOOT-5122", "KRNL-6000"]
-    assert found.advice[2][1] == "One or more sysctl values differ"
+    assert found.advice[2][1] == "One or more sysctl values differ: Change sysctl"
 
 
 def test_what_did_not_come_to_its_end_is_no_figure() -> None:

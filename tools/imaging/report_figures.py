@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 OURS, PROBE = "millwright-", "probe.service"  # units
 OPENSCAP = "openscap-"  # texts of its profiles
-_ADVICE = re.compile(r"^(suggestion|warning)\[\]=([A-Z]+-\d+)\|([^|]*)\|", re.MULTILINE)
+_ADVICE = re.compile(r"^(suggestion|warning)\[\]=([A-Z]+-\d+)\|([^|]*)\|([^|]*)\|", re.MULTILINE)
 _RULE = re.compile(r"^\S*content_rule_([\w-]+):(\w+)\s*$", re.MULTILINE)
 _LOCAL = re.compile(r"127\.|\[::1\]|\[?fe80|.*%lo\b")
 
@@ -30,8 +30,12 @@ def lynis(report: str) -> Lynis:
         raise ValueError("Lynis' report has no hardening index: it did not come to its end")
     found = sorted(_ADVICE.findall(report), key=lambda one: one[0] != "warning")
     tests = fields.get("lynis_tests_done", "0")
-    advice = tuple((test, text.strip()) for _, test, text in found)
+    advice = tuple((test, _advice(text, detail)) for _, test, text, detail in found)
     return Lynis(fields.get("lynis_version", "?"), int(fields["hardening_index"]), int(tests), advice)
+
+
+def _advice(text: str, detail: str) -> str:
+    return f"{text.strip()}: {detail}" if detail not in ("", "-") else text.strip()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,15 +49,21 @@ def first_score(running: Running, papers: Path, began: float, seconds: float) ->
         if time.monotonic() > end or running.process.poll() is not None:
             raise MachineError("MQTT over TLS did not open")
     let_in = time.monotonic() - began
-    with _listener(running, papers, 1) as scores, _device(running, papers) as device:
-        assert device.stdin is not None
-        while scores.poll() is None and time.monotonic() < end:
-            device.stdin.write(_row(time.time()))
-            device.stdin.flush()
-            time.sleep(PERIOD_S)
-        if scores.poll() != 0:
-            raise MachineError("the box heard readings and told no score")
-        return let_in, time.monotonic() - began
+    while time.monotonic() < end:
+        with _listener(running, papers, 1) as scores, _device(running, papers) as device:
+            if _heard(scores, device, end):
+                return let_in, time.monotonic() - began
+    raise MachineError("the box heard readings and told no score")
+
+
+def _heard(scores: "subprocess.Popen[bytes]", device: "subprocess.Popen[bytes]", end: float) -> bool:
+    """Whether a score came, while the device tells reading after reading; False also where one of them was cut off."""
+    assert device.stdin is not None
+    while scores.poll() is None and device.poll() is None and time.monotonic() < end:
+        with suppress(BrokenPipeError):
+            device.stdin.write(_row(time.time()).encode())
+        time.sleep(PERIOD_S)
+    return scores.poll() == 0
 
 
 def _let_in(port: int, papers: Path) -> bool:
@@ -85,10 +91,10 @@ def _listener(running: Running, papers: Path, scores: int) -> "Iterator[subproce
 
 
 @contextmanager
-def _device(running: Running, papers: Path) -> "Iterator[subprocess.Popen[str]]":
+def _device(running: Running, papers: Path) -> "Iterator[subprocess.Popen[bytes]]":
     """Sends each line of its input."""
     command = _client("mosquitto_pub", running, papers, "-t", f"mw/v1/reading/{ASSET}", "-l")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0) as process:
         try:
             yield process
         finally:
