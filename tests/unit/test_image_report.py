@@ -10,7 +10,7 @@ from tools.imaging.report_figures import System
 LYNIS = """# Lynis Report
 lynis_version=3.1.4
 suggestion[]=BOOT-5122|Set a password on GRUB boot loader|-|-|
-suggestion[]=KRNL-6000|One or more sysctl values differ |-|Change sysctl|
+suggestion[]=SSH-7408|Consider hardening SSH configuration |MaxSessions (set 10 to 2)|-|
 warning[]=FIRE-4512|iptables module(s) loaded, but no rules active|-|-|
 lynis_tests_done=231
 hardening_index=71
@@ -74,8 +74,8 @@ NOTHING = report_figures.read({})
 def test_lynis_is_read_its_warnings_first() -> None:
     found = report_figures.lynis(LYNIS)
     assert (found.version, found.index, found.tests) == ("3.1.4", 71, 231)
-    assert [test for test, _ in found.advice] == ["FIRE-4512", "BOOT-5122", "KRNL-6000"]
-    assert found.advice[2][1] == "One or more sysctl values differ: Change sysctl"
+    assert [test for test, _ in found.advice] == ["FIRE-4512", "BOOT-5122", "SSH-7408"]
+    assert found.advice[2][1] == "Consider hardening SSH configuration: MaxSessions (set 10 to 2)"
 
 
 def test_what_did_not_come_to_its_end_is_no_figure() -> None:
