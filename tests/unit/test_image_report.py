@@ -94,7 +94,7 @@ def test_rules_are_counted_by_their_result() -> None:
 def test_the_kernels_settings_are_counted_by_kind() -> None:
     found = report_figures.kernel(KERNEL)
     assert found.right == {"kconfig": 1, "sysctl": 1}
-    assert found.wrong["cmdline"] == ("nosmt is not is not set",)
+    assert found.wrong["cmdline"] == ("nosmt (wanted: is not set)",)
 
 
 def test_only_what_others_reach_is_an_open_port() -> None:

@@ -76,7 +76,7 @@ def kernel(text: str) -> Kernel:
         if check["check_result_bool"]:
             right[kind] += 1
         else:
-            wrong[kind] = (*wrong.get(kind, ()), f"{check['option_name']} is not {check['desired_val']}")
+            wrong[kind] = (*wrong.get(kind, ()), f"{check['option_name']} (wanted: {check['desired_val']})")
     return Kernel(dict(right), wrong)
 
 
