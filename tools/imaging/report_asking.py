@@ -7,7 +7,8 @@ from tools.imaging.machine import Running
 from tools.imaging.report_checkers import MOUNTED
 from tools.imaging.report_figures import OPENSCAP
 
-PROFILES = ("anssi_bp28_intermediary", "cis_level1_server")
+# ANSSI's recommendations for what strangers reach. Those of CIS for servers take three times as long.
+PROFILES = ("anssi_bp28_intermediary",)
 LONG = 3600.0
 FEW_MINUTES = 900.0
 IDLE_S = 180
