@@ -1,11 +1,12 @@
 """The figures of the image: what checkers write is read, and put beside plain Debian's."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from tools.imaging import report_figures, report_table
-from tools.imaging.report_figures import System
+from tools.imaging.report_figures import UnreadError
 
 LYNIS = """# Lynis Report
 lynis_version=3.1.4
@@ -68,7 +69,6 @@ TEXTS = {
     "facts": '{"packages": "240", "image-bytes": "374000000"}',
     "lockdown": "none [integrity] confidentiality\n",
 }
-NOTHING = report_figures.read({})
 
 
 def test_lynis_is_read_its_warnings_first() -> None:
@@ -79,10 +79,12 @@ def test_lynis_is_read_its_warnings_first() -> None:
 
 
 def test_what_did_not_come_to_its_end_is_no_figure() -> None:
-    with pytest.raises(ValueError, match="did not come to its end"):
+    with pytest.raises(UnreadError, match="did not come to its end"):
         report_figures.lynis("lynis_version=3.1.4\n")
-    with pytest.raises(ValueError, match="no rule"):
+    with pytest.raises(UnreadError, match="no rule"):
         report_figures.rules("Fatal: no such profile\n")
+    with pytest.raises(UnreadError, match="no such file"):
+        report_figures.kernel("[!] ERROR: no such file\n")
 
 
 def test_rules_are_counted_by_their_result() -> None:
@@ -112,7 +114,7 @@ def test_the_mean_is_of_services_that_run_but_for_the_tests_own() -> None:
 
 
 def test_the_table_has_both_and_says_what_was_not_measured() -> None:
-    plain = System(**{**_fields(NOTHING), "memory_mb": 199, "lynis": report_figures.lynis(LYNIS)})
+    plain = replace(report_figures.read({}), memory_mb=199, lynis=report_figures.lynis(LYNIS))
     told = report_table.markdown(report_figures.read(TEXTS), plain, "dev 1.0")
     assert "| | image, dev 1.0 | plain Debian 13 |" in told
     assert "| memory in use when idle | 333 MB | 199 MB |" in told
@@ -122,7 +124,3 @@ def test_the_table_has_both_and_says_what_was_not_measured() -> None:
     assert "| files with setuid, with setgid | 0, 1 | not measured |" in told
     assert "- FIRE-4512*: iptables" in told
     assert "millwright-vault 0.6" in told
-
-
-def _fields(system: System) -> dict[str, object]:
-    return {name: getattr(system, name) for name in System.__dataclass_fields__}

@@ -20,6 +20,7 @@ import pytest
 from tools.imaging import builder, building, keys, places, releasing, report
 from tools.imaging.builder import BuilderError
 from tools.imaging.machine import Machine, MachineError
+from tools.imaging.report_figures import UnreadError
 
 CUTS = "MILLWRIGHT_POWER_CUTS"
 RUN = "MILLWRIGHT_IMAGE_TESTS"
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().error(f"unknown: {' '.join(rest)}")
     try:
         return int(args.run(args, rest))
-    except (BuilderError, MachineError) as error:
+    except (BuilderError, MachineError, UnreadError) as error:
         print(f"tools/image: {error}", file=sys.stderr)
         return 1
 

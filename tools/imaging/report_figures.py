@@ -5,12 +5,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 OURS, PROBE = "millwright-", "probe.service"  # units
 OPENSCAP = "openscap-"  # texts of its profiles
 _ADVICE = re.compile(r"^(suggestion|warning)\[\]=([A-Z]+-\d+)\|([^|]*)\|([^|]*)\|", re.MULTILINE)
 _RULE = re.compile(r"^\S*content_rule_([\w-]+):(\w+)\s*$", re.MULTILINE)
 _LOCAL = re.compile(r"127\.|\[::1\]|\[?fe80|.*%lo\b")
+
+
+class UnreadError(ValueError):
+    """A checker said something else than it does when it comes to its end."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,10 @@ class Lynis:
 
 
 def lynis(report: str) -> Lynis:
-    """Of its report file. ValueError where it did not come to its end."""
+    """Of its report file. UnreadError where it did not come to its end."""
     fields = dict(re.findall(r"^(\w+)=(.*)$", report, re.MULTILINE))
     if "hardening_index" not in fields:
-        raise ValueError("Lynis' report has no hardening index: it did not come to its end")
+        raise UnreadError("Lynis' report has no hardening index: it did not come to its end")
     found = sorted(_ADVICE.findall(report), key=lambda one: one[0] != "warning")
     tests = fields.get("lynis_tests_done", "0")
     advice = tuple((test, _advice(text, detail)) for _, test, text, detail in found)
@@ -49,10 +54,10 @@ class Rules:
 
 
 def rules(progress: str) -> Rules:
-    """What `oscap xccdf eval --progress` writes, a rule a line. ValueError where there is none."""
+    """What `oscap xccdf eval --progress` writes, a rule a line. UnreadError where there is none."""
     found = _RULE.findall(progress)
     if not found:
-        raise ValueError("OpenSCAP told of no rule")
+        raise UnreadError("OpenSCAP told of no rule")
     return Rules(
         {result: tuple(rule for rule, its in found if its == result) for result in sorted({its for _, its in found})}
     )
@@ -68,10 +73,10 @@ class Kernel:
 
 
 def kernel(text: str) -> Kernel:
-    """Its JSON. ValueError where it is none."""
+    """Its JSON. UnreadError where it is none."""
     right: Counter[str] = Counter()
     wrong: dict[str, tuple[str, ...]] = {}
-    for check in json.loads(text):
+    for check in _parsed(text):
         kind = str(check["type"])
         if check["check_result_bool"]:
             right[kind] += 1
@@ -82,7 +87,15 @@ def kernel(text: str) -> Kernel:
 
 def exposures(overview: str) -> dict[str, float]:
     """Of each unit, 0 (locked up) to 10, from the JSON of `systemd-analyze security`."""
-    return {str(row["unit"]): float(row["exposure"]) for row in json.loads(overview)}
+    return {str(row["unit"]): float(row["exposure"]) for row in _parsed(overview)}
+
+
+def _parsed(text: str) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = json.loads(text)
+    except ValueError as error:
+        raise UnreadError(f"instead of JSON a checker wrote: {text[:200]}") from error
+    return rows
 
 
 def memory_in_use(meminfo: str) -> int:
@@ -135,7 +148,7 @@ class System:
 
 
 def read(texts: Mapping[str, str]) -> System:
-    """Of what `report_asking` and `report` keep, by name. ValueError where a text is there and cannot be read."""
+    """Of what `report_asking` and `report` keep, by name. UnreadError where a text is there and cannot be read."""
     profiles = {name.removeprefix(OPENSCAP): rules(text) for name, text in texts.items() if name.startswith(OPENSCAP)}
     return System(
         lynis=lynis(texts["lynis"]) if "lynis" in texts else None,
