@@ -14,7 +14,7 @@ SEED = """host_name = "press-2"
 interface = "en*"
 addresses = ["192.0.2.10/24"]
 """
-WRONG = SEED.replace("192.0.2.10/24", "192.0.2.999/24")
+WRONG = SEED.replace("192.0.2.10/24", "192.0.2.999/24").replace("press-2", "press-1")  # it may lie on in free clusters
 NAME = "millwright-seed.toml"
 
 
