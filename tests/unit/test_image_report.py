@@ -60,6 +60,7 @@ TEXTS = {
     "openscap-cis_level1_server": OPENSCAP,
     "kernel-hardening": KERNEL,
     "security": SECURITY,
+    "exposures": "millwright-settle.service 9.1\nsystemd-analyze: a warning\n",
     "running": "millwright-vault.service\ncron.service\nprobe.service\n",
     "ports": PORTS,
     "memory": MEMORY,
@@ -110,7 +111,7 @@ def test_memory_in_use_is_all_but_what_is_available() -> None:
 def test_the_mean_is_of_services_that_run_but_for_the_tests_own() -> None:
     system = report_figures.read(TEXTS)
     assert system.mean_exposure == pytest.approx(5.1)
-    assert system.of_ours == {"millwright-vault.service": 0.6}
+    assert system.of_ours == {"millwright-settle.service": 9.1, "millwright-vault.service": 0.6}
 
 
 def test_the_table_has_both_and_says_what_was_not_measured() -> None:

@@ -13,11 +13,17 @@ LONG = 3600.0
 FEW_MINUTES = 900.0
 IDLE_S = 180
 _FILES = f"find / \\( -path /proc -o -path /sys -o -path /dev -o -path {MOUNTED} \\) -prune -o -type f"
+_EXPOSURES = r"""cd /usr/lib/systemd/system
+for unit in millwright-*.service; do
+    systemd-analyze security --no-pager "$unit" | sed -n 's/.*exposure level for \(.*\): \([0-9.]*\) .*/\1 \2/p'
+done
+"""
 QUESTIONS = {
     "memory": f"sleep {IDLE_S}; cat /proc/meminfo",
     "time": "systemd-analyze time",
     "running": "systemctl list-units --type=service --state=running --plain --no-legend | cut -d' ' -f1",
     "security": "systemd-analyze security --no-pager --json=short",
+    "exposures": _EXPOSURES,  # of units that do not run: the one above leaves them out
     "ports": "ss -Hltun",
     "setuid": f"{_FILES} -perm -4000 -print",
     "setgid": f"{_FILES} -perm -2000 -print",

@@ -128,7 +128,7 @@ class System:
     lynis: Lynis | None
     kernel: Kernel | None
     profiles: Mapping[str, Rules]
-    exposures: Mapping[str, float]  # of all units that are loaded
+    exposures: Mapping[str, float]  # of all units that are loaded, and of all of ours
     running: frozenset[str]  # services
     memory_mb: int | None
     ports: tuple[str, ...] | None
@@ -154,7 +154,7 @@ def read(texts: Mapping[str, str]) -> System:
         lynis=lynis(texts["lynis"]) if "lynis" in texts else None,
         kernel=kernel(texts["kernel-hardening"]) if "kernel-hardening" in texts else None,
         profiles=profiles,
-        exposures=exposures(texts.get("security", "[]")),
+        exposures={**exposures(texts.get("security", "[]")), **_named(texts.get("exposures", ""))},
         running=frozenset(texts.get("running", "").split()),
         memory_mb=memory_in_use(texts["memory"]) if "memory" in texts else None,
         ports=open_ports(texts["ports"]) if "ports" in texts else None,
@@ -162,6 +162,11 @@ def read(texts: Mapping[str, str]) -> System:
         times=json.loads(texts.get("times", "{}")),
         facts={**json.loads(texts.get("facts", "{}")), **_first_lines(texts, "kernel-version", "lockdown", "time")},
     )
+
+
+def _named(text: str) -> dict[str, float]:
+    """Units and their exposures, one a line."""
+    return {unit: float(value) for unit, value in re.findall(r"^(\S+\.service) ([0-9.]+)$", text, re.MULTILINE)}
 
 
 def _first_lines(texts: Mapping[str, str], *names: str) -> dict[str, str]:
