@@ -13,7 +13,7 @@ def markdown(ours: System, plain: System, name: str) -> str:
     rows = [(title, _cell(ours, figure), _cell(plain, figure)) for title, figure in _rows(ours, plain)]
     table = [f"| | image, {name} | plain Debian 13 |", "|---|---|---|"]
     table += [f"| {title} | {one} | {other} |" for title, one, other in rows]
-    parts = ["\n".join(table), _units(ours), _lynis(ours, plain), _openscap(ours, plain), _kernel(ours, plain)]
+    parts = ["\n".join(table), _units(ours), _lynis(ours, plain), _openscap(ours, plain), _kernel(ours)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -40,7 +40,7 @@ def _rows(ours: System, plain: System) -> list[tuple[str, Callable[[System], str
         ("power on to all services up", _seconds("up")),
         ("power on until a device is let in over TLS", _seconds("let-in")),
         ("power on to the first judged reading", _seconds("score")),
-        ("the start by its own clock", lambda one: one.facts.get("time")),
+        ("the start by its own clock", _own_clock),
         ("kernel", lambda one: " ".join(one.facts.get("kernel-version", "").split()[2:3])),
     ]
 
@@ -77,6 +77,10 @@ def _seconds(which: str) -> Callable[[System], str | None]:
     return lambda one: f"{one.times[which]:.0f} s" if which in one.times else None
 
 
+def _own_clock(system: System) -> str | None:
+    return system.facts.get("time", "").removeprefix("Startup finished in ").strip() or None
+
+
 def _units(ours: System) -> str:
     listed = ", ".join(f"{unit.removesuffix('.service')} {value}" for unit, value in ours.of_ours.items())
     return f"`systemd-analyze security` of each unit of ours: {listed}." if listed else ""
@@ -102,11 +106,12 @@ def _openscap(ours: System, plain: System) -> str:
     return "\n\n".join(parts)
 
 
-def _kernel(ours: System, plain: System) -> str:
+def _kernel(ours: System) -> str:
     if ours.kernel is None:
         return ""
     shown = [text for kind in ("cmdline", "sysctl") for text in ours.kernel.wrong.get(kind, ())]
-    return _list("What kernel-hardening-checker misses on the image's command line and in its sysctl", shown)
+    title = "What kernel-hardening-checker misses on the image's command line and in its sysctl"
+    return f"{title}: {', '.join(shown)}." if shown else ""
 
 
 def _list(title: str, lines: Sequence[str]) -> str:
