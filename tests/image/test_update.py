@@ -94,7 +94,7 @@ def test_broken_updates_one_after_the_other_end_on_the_old_system(applied: Box, 
 
 def test_what_the_firmware_refuses_each_time_needs_nobody(applied: Box) -> None:
     """Where the boot loader is among the firmware's options once more than there are tries."""
-    machine = applied.copy("refused")
+    machine = applied.copy("denied")
     with machine.running() as running:
         up(running)
         said = running.check("journalctl -u millwright-boot-options.service --no-pager -o cat")
