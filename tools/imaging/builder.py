@@ -4,6 +4,7 @@ Nothing of the machine's own system takes part but its kernel, so that every mac
 entered by pivot_root: mkosi makes namespaces of its own, which a chroot forbids.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -48,9 +49,16 @@ class BuilderError(Exception):
 
 
 def make(where: Places) -> None:
-    """Unless it is there and its recipe did not change. BuilderError."""
+    """Unless it is there and its recipe did not change. Where another call makes it, that is waited for. BuilderError."""
     if os.geteuid() != 0:
         raise BuilderError("making the image wants root: it mounts and makes namespaces. Call it with sudo.")
+    where.cache.mkdir(parents=True, exist_ok=True)
+    with where.builder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _make(where)
+
+
+def _make(where: Places) -> None:
     recipe = _recipe(where.architecture)
     mark = where.builder / MARK
     if mark.exists() and mark.read_text() == recipe:
