@@ -49,7 +49,7 @@ class BuilderError(Exception):
 
 
 def make(where: Places) -> None:
-    """Unless it is there and its recipe did not change. Where another call makes it, that is waited for. BuilderError."""
+    """Unless it is there and its recipe did not change. Another call that makes it is waited for. BuilderError."""
     if os.geteuid() != 0:
         raise BuilderError("making the image wants root: it mounts and makes namespaces. Call it with sudo.")
     where.cache.mkdir(parents=True, exist_ok=True)
