@@ -49,7 +49,7 @@ def test_a_good_update_is_blessed_and_settled_and_there_is_no_way_behind_it(appl
 
 def test_a_difference_makes_the_system_that_was_signed(box: Box, where: Places, old: Path, new: Path) -> None:
     """The box has the old root; what is fetched is what changed. The rebuilt one starts by the hash that was signed."""
-    machine = with_stick(box.copy("differences"), offers.stick(where, old, new, differences=True))
+    machine = with_stick(box.copy("nearer"), offers.stick(where, old, new, differences=True))
     with machine.running() as running:
         up(running)
         give_witness(running)
