@@ -105,6 +105,7 @@ def _mkosi(where: Places, what: Order, trees: Sequence[Path], sandbox: Path, out
         "sandbox-tree": sandbox,
         "package-cache-dir": where.packages,
         "workspace-directory": where.workspace,
+        "extra-search-path": "/opt/millwright",  # of the builder: programs in place of others
         "incremental": "yes",  # the packages as they were installed; mkosi makes them anew where its tree changed
         "cache-directory": where.installed,
         "output-directory": output,
