@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.image.boxes import has_its_data, recovery_key
+from tools.imaging import readings
 from tools.imaging.machine import Running
 
 FEW_MINUTES = 600.0
+TOPIC = f"mw/v1/reading/{readings.ASSET}"
 ROWS = 460  # on guard from 400 on
 UNITS = ("vault", "broker", "record", "detect", "update", "ingest")
 LIMITS = {"millwright-detect.service": 3.5}
@@ -123,36 +125,22 @@ def test_its_unit_is_sandboxed(first_boot: Running, name: str) -> None:
 
 
 def test_a_reading_over_tls_ends_as_an_alarm_seen_from_outside(first_boot: Running, tmp_path: Path) -> None:
-    papers = _certified(first_boot, tmp_path)
-    reach = ["-h", "127.0.0.1", "-p", str(first_boot.port), "--insecure", *papers]
+    readings.certify(first_boot, tmp_path, "mw/v1/alarm/line1/#")
     rows = "\n".join(json.dumps(row) for row in _rows())
-    listener = ["mosquitto_sub", *reach, "-t", "mw/v1/alarm/line1/#", "-C", "1", "-W", "900"]
+    options = ["-t", "mw/v1/alarm/line1/#", "-C", "1", "-W", "900"]
+    listener = readings.client("mosquitto_sub", first_boot, tmp_path, *options)
     with subprocess.Popen(listener, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as alarms:
-        sent = ["mosquitto_pub", *reach, "-q", "1", "-t", "mw/v1/reading/line1/pump", "-l"]
+        sent = readings.client("mosquitto_pub", first_boot, tmp_path, "-q", "1", "-t", TOPIC, "-l")
         subprocess.run(sent, input=rows + "\n", text=True, check=True, timeout=600)
         heard, complaint = alarms.communicate(timeout=900)
     assert b"vibration" in heard, complaint  # CBOR
 
 
 def test_a_device_without_a_certificate_is_not_heard(first_boot: Running, tmp_path: Path) -> None:
-    papers = _certified(first_boot, tmp_path)
-    sent = ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(first_boot.port), "--insecure", *papers[:2]]
-    done = subprocess.run([*sent, "-t", "mw/v1/reading/line1/pump", "-m", "{}"], check=False, timeout=120)
-    assert done.returncode != 0
-
-
-def _certified(running: Running, folder: Path) -> list[str]:
-    """Options of mosquitto's clients: the authority's certificate first."""
-    running.check("rm -rf /run/pump")
-    grants = "--asset line1/pump --subscribe 'mw/v1/alarm/line1/#'"
-    running.check(f"millwright devices certify pump {grants} --out /run/pump", FEW_MINUTES)
-    names = running.check("ls /run/pump").split()
-    for name in names:
-        (folder / name).write_text(running.check(f"cat /run/pump/{name}"))
-    return [word for option, name in _PAPERS.items() for word in (option, str(folder / name))]
-
-
-_PAPERS = {"--cafile": "ca.pem", "--cert": "certificate.pem", "--key": "key.pem"}
+    readings.certify(first_boot, tmp_path)
+    authority = ["--insecure", "--cafile", str(tmp_path / "ca.pem")]
+    sent = ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(first_boot.port), *authority, "-t", TOPIC, "-m", "{}"]
+    assert subprocess.run(sent, check=False, timeout=120).returncode != 0
 
 
 def _rows() -> list[dict[str, object]]:

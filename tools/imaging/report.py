@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tools.imaging import (
     builder,
+    readings,
     releasing,
     report_asking,
     report_checkers,
     report_plain,
-    report_readings,
     report_table,
 )
 from tools.imaging.machine import Machine, Running
@@ -68,7 +68,7 @@ def _look_at_image(where: Places, tree: Path, image: Path, kept: Path) -> None:
     _note(kept, "facts", {"packages": str(len(manifest)), "image-bytes": _packed(where, releasing.raw_image(image))})
     began = time.monotonic()
     with report_checkers.attached(machine, tree).running() as running, ThreadPoolExecutor(1) as outside:
-        score = outside.submit(report_readings.first_score, running, papers, began, LONG)
+        score = outside.submit(readings.first_score, running, papers, began, LONG)
         _up(running)
         up = time.monotonic() - began
         let_in, judged = score.result()
@@ -81,8 +81,8 @@ def _set_up(machine: Machine, papers: Path) -> None:
     print("image: a first boot", flush=True)
     with machine.running() as running:
         _up(running)
-        report_readings.certify(running, papers)
-        report_readings.teach(running, papers)
+        readings.certify(running, papers)
+        readings.teach(running, papers)
         running.shut_down(LONG)
 
 

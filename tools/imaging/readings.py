@@ -23,9 +23,9 @@ _PAPERS = {"--cafile": "ca.pem", "--cert": "certificate.pem", "--key": "key.pem"
 _DICE = random.Random(7)
 
 
-def certify(running: Running, folder: Path) -> None:
-    """A device that sends the asset's readings and hears its scores; its papers, fetched into `folder`."""
-    grants = f"--asset {ASSET} --subscribe mw/v1/score/{ASSET}"
+def certify(running: Running, folder: Path, heard: str = f"mw/v1/score/{ASSET}") -> None:
+    """A device that sends the asset's readings and hears `heard`, its scores; its papers, fetched into `folder`."""
+    grants = f"--asset {ASSET} --subscribe '{heard}'"
     running.check(f"rm -rf /run/pump; millwright devices certify pump {grants} --out /run/pump", FEW_MINUTES)
     for name in _PAPERS.values():
         (folder / name).write_text(running.check(f"cat /run/pump/{name}"))
@@ -36,7 +36,7 @@ def teach(running: Running, papers: Path) -> None:
     began = time.time() - TAUGHT * PERIOD_S
     rows = "".join(_row(began + number * PERIOD_S) for number in range(TAUGHT))
     with _listener(running, papers, TAUGHT - 100) as scores:
-        sent = _client("mosquitto_pub", running, papers, "-q", "1", "-t", f"mw/v1/reading/{ASSET}", "-l")
+        sent = client("mosquitto_pub", running, papers, "-q", "1", "-t", f"mw/v1/reading/{ASSET}", "-l")
         subprocess.run(sent, input=rows, text=True, check=True, timeout=FEW_MINUTES)
         if scores.wait(2 * FEW_MINUTES) != 0:
             raise MachineError("the box heard readings and told no scores")
@@ -83,7 +83,7 @@ def _let_in(port: int, papers: Path) -> bool:
 def _listener(running: Running, papers: Path, scores: int) -> "Iterator[subprocess.Popen[bytes]]":
     """It ends with 0 when it has heard so many."""
     options = ["-t", f"mw/v1/score/{ASSET}", "-C", str(scores), "-W", str(int(2 * FEW_MINUTES))]
-    with subprocess.Popen(_client("mosquitto_sub", running, papers, *options), stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(client("mosquitto_sub", running, papers, *options), stdout=subprocess.DEVNULL) as process:
         try:
             yield process
         finally:
@@ -93,7 +93,7 @@ def _listener(running: Running, papers: Path, scores: int) -> "Iterator[subproce
 @contextmanager
 def _device(running: Running, papers: Path) -> "Iterator[subprocess.Popen[bytes]]":
     """Sends each line of its input."""
-    command = _client("mosquitto_pub", running, papers, "-t", f"mw/v1/reading/{ASSET}", "-l")
+    command = client("mosquitto_pub", running, papers, "-t", f"mw/v1/reading/{ASSET}", "-l")
     with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0) as process:
         try:
             yield process
@@ -101,7 +101,8 @@ def _device(running: Running, papers: Path) -> "Iterator[subprocess.Popen[bytes]
             process.kill()
 
 
-def _client(program: str, running: Running, papers: Path, *options: str) -> list[str]:
+def client(program: str, running: Running, papers: Path, *options: str) -> list[str]:
+    """One of mosquitto's programs as this device."""
     files = [word for option, name in _PAPERS.items() for word in (option, str(papers / name))]
     return [program, "-h", "127.0.0.1", "-p", str(running.port), "--insecure", *files, *options]
 
