@@ -299,7 +299,7 @@ def burnt_in(interface: str) -> str:
     asked = ctypes.create_string_buffer(struct.pack("=II", 0x20, 32), 8 + 32)  # command, room for an address
     request = struct.pack("16sP16x", interface.encode()[:15], ctypes.addressof(asked))
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:  # asks where no network is allowed, too
             fcntl.ioctl(any_socket, 0x8946, request)
     except OSError:
         return ""

@@ -1,13 +1,10 @@
-"""Installs a model and ends abruptly at one of its steps: `python install_steps.py ROOT RULING STEP`.
+"""Installs a model; `abrupt` ends it at one of its steps.
 
 It comes from the folder ROOT/new, or, where there is ROOT/origin, from the repository whose path that file has.
 Library, journal and what fetches are the real ones; the trials are ruled by RULING: `good`, `bad` in shadow, `worse`
-later. A step is a call that changes the disk, as the interpreter's own audit events tell of them. Prints `done` where
-there are fewer steps.
+later.
 """
 
-import os
-import sys
 from pathlib import Path
 
 from appliance.inference.library import Library
@@ -25,7 +22,6 @@ from ota.supply import Means, Places, Supply
 from ota.times import StoredTimes
 from ota.trust import Trust
 
-CHANGING = {"os.rename", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 MINUTE = 60_000_000_000
 MOST = 200
 FLEET, NOON = "plant-a", 1_795_000_000.0  # as in tests/updates.py, which whoever is killed has no time to import
@@ -67,8 +63,9 @@ def origins(root: Path, library: Library) -> Origins:
     return Origins([str(repository)], local, supply, lambda url, _: Repository.at(url), lambda: None)
 
 
-def play(root: Path, ruling: str) -> Installer:
+def play(root: Path | str, ruling: str) -> Installer:
     """To the end of what was asked for, which is asked for where it is not known yet."""
+    root = Path(root)
     working = installer(root, ruling)
     digest = bundle.digest(root / "new")
     if not any(one.order.bundle == digest for one in (*working.book.waiting, *working.book.history)):
@@ -79,23 +76,3 @@ def play(root: Path, ruling: str) -> Installer:
             return working
         working.step(minute * 100 * MINUTE)
     raise AssertionError(f"it did not end: {working.book}")
-
-
-def main(root: Path, ruling: str, step: int) -> None:
-    left = step
-
-    def count(event: str, args: tuple[object, ...]) -> None:
-        nonlocal left
-        writes = event == "open" and isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR))
-        if event in CHANGING or writes:
-            left -= 1
-            if not left:
-                os._exit(9)
-
-    sys.addaudithook(count)
-    play(root, ruling)
-    print("done")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -6,8 +6,7 @@ From a repository every eighth step is tried, and with MILLWRIGHT_KILLS=200 ever
 
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,10 @@ from appliance.inference.models import Card, Port
 from ota.delta.making import make
 from ota.publish import goods
 from tests.faults import install_steps
+from tests.faults.abrupt import Abrupt
 from tests.updates import FLEET, Publisher
 
 STRIDE = 1 if int(os.environ.get("MILLWRIGHT_KILLS", "0")) >= 100 else 8
-SCRIPT = Path(install_steps.__file__)
 MOST_STEPS = 400
 
 
@@ -32,14 +31,10 @@ def bundle(folder: Path, version: str) -> Path:
     return folder
 
 
-def crash(repository: Path, root: Path, ruling: str, step: int) -> bool:
-    """Whether it came to its end."""
-    words = [sys.executable, str(SCRIPT), str(root), ruling, str(step)]
-    done = subprocess.run(
-        words, cwd=repository, env={"PYTHONPATH": str(repository)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode in (0, 9), done.stderr
-    return done.stdout == "done\n"
+@pytest.fixture
+def abrupt(repository: Path) -> Iterator[Abrupt]:
+    with Abrupt(repository, install_steps.__file__) as process:
+        yield process
 
 
 def in_use(root: Path) -> str:
@@ -53,12 +48,12 @@ def in_use(root: Path) -> str:
     ("ruling", "end", "version"),
     [("good", "confirmed", "2.0.0"), ("bad", "refused", "1.0.0"), ("worse", "rolled-back", "1.0.0")],
 )
-def test_any_step_may_be_the_last(tmp_path: Path, repository: Path, ruling: str, end: str, version: str) -> None:
+def test_any_step_may_be_the_last(tmp_path: Path, abrupt: Abrupt, ruling: str, end: str, version: str) -> None:
     for step in range(1, MOST_STEPS):
         root = tmp_path / str(step)
         Library(root / "models").add(bundle(root / "old", "1.0.0"))
         bundle(root / "new", "2.0.0")
-        ended = crash(repository, root, ruling, step)
+        ended = abrupt(step, root, ruling)
         assert in_use(root) in ({"1.0.0"} if ruling == "bad" else {"1.0.0", "2.0.0"})
         book = install_steps.play(root, ruling).book
         assert [one.step.value for one in book.history] == [end]
@@ -72,7 +67,7 @@ def test_any_step_may_be_the_last(tmp_path: Path, repository: Path, ruling: str,
     raise AssertionError("it never came to its end")
 
 
-def test_any_step_of_an_update_from_a_repository_may_be_the_last(tmp_path: Path, repository: Path) -> None:
+def test_any_step_of_an_update_from_a_repository_may_be_the_last(tmp_path: Path, abrupt: Abrupt) -> None:
     publisher = Publisher(tmp_path / "workshop")
     old, new = bundle(tmp_path / "old", "1.0.0"), bundle(tmp_path / "new", "2.0.0")
     publisher.add(old)
@@ -85,7 +80,7 @@ def test_any_step_of_an_update_from_a_repository_may_be_the_last(tmp_path: Path,
         Library(root / "models").add(old)
         shutil.copytree(new, root / "new")
         (root / "origin").write_text(str(publisher.workshop.repository))
-        ended = crash(repository, root, "good", step)
+        ended = abrupt(step, root, "good")
         assert in_use(root) in {"1.0.0", "2.0.0"}
         working = install_steps.installer(root, "good")
         kinds.add(working.book.active.step.value if working.book.active else "none")

@@ -2,8 +2,7 @@
 again."""
 
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,9 @@ import pytest
 from appliance.inference import cards, models
 from appliance.inference.library import Library
 from appliance.inference.models import Card, Port
+from tests.faults import library_changes
+from tests.faults.abrupt import Abrupt
 
-SCRIPT = Path(__file__).with_name("library_changes.py")
 MOST_STEPS = 60
 
 
@@ -36,14 +36,10 @@ def before(root: Path, change: str) -> Library:
     return library
 
 
-def crash(repository: Path, root: Path, change: str, step: int) -> bool:
-    """Whether it came to its end."""
-    words = [sys.executable, str(SCRIPT), str(root), change, str(step)]
-    done = subprocess.run(
-        words, cwd=repository, env={"PYTHONPATH": str(repository)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode in (0, 9), done.stderr
-    return done.stdout == "done\n"
+@pytest.fixture
+def abrupt(repository: Path) -> Iterator[Abrupt]:
+    with Abrupt(repository, library_changes.__file__) as process:
+        yield process
 
 
 def check(library: Library, expected: set[str], current: set[str]) -> None:
@@ -67,12 +63,12 @@ def check(library: Library, expected: set[str], current: set[str]) -> None:
     ],
 )
 def test_any_step_may_be_the_last(
-    tmp_path: Path, repository: Path, change: str, stands: set[str], current: set[str], after: set[str]
+    tmp_path: Path, abrupt: Abrupt, change: str, stands: set[str], current: set[str], after: set[str]
 ) -> None:
     for step in range(1, MOST_STEPS):
         root = tmp_path / str(step)
         library = before(root, change)
-        ended = crash(repository, root, change, step)
+        ended = abrupt(step, root, change)
         check(library, stands, current)
         again(library, root, change)
         check(library, after, current if change != "use" else {"2.0.0"})

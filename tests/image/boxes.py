@@ -13,6 +13,7 @@ EPOCH = 1_763_600_000  # of the images that are tried: the same tree gives the s
 FEW_MINUTES = 900.0
 LONG = 3000.0  # three boots that fail, and one that does not
 KEPT = "recovery.key"
+RECORDING = "writes.log"  # of the disk, beside it
 UPDATES = "/run/updates"
 ENTRIES = "$(bootctl --print-boot-path)/EFI/Linux"
 MODHEX = "[cbdefghijklnrtuv]{8}"
@@ -32,7 +33,7 @@ class Box:
         for part in (self.machine.disk, "vars.fd", "tpm", KEPT):
             command = ["cp", "-r", "--reflink=auto", "--sparse=always", str(self.machine.folder / part), str(folder)]
             subprocess.run(command, check=True)
-        return replace(self.machine, folder=folder, extra=())
+        return replace(self.machine, folder=folder, extra=(), recording="")
 
 
 def put_by(running: Running) -> None:
@@ -85,12 +86,12 @@ def mount_updates(running: Running) -> None:
 
 
 def applied(box: Box, stick: Path) -> Box:
-    """Of `box`, with the new system beside the old, waiting for a restart. Kept, as it takes minutes."""
+    """Of `box`, with the new system beside the old, waiting for a restart. Kept, as it takes minutes, and recorded."""
     kept = found(replace(box.machine, folder=box.machine.folder.with_name("applied")))
     made = None if kept is None else (kept.machine.folder / KEPT).stat().st_mtime
     if kept and made and made > max(stick.stat().st_mtime, (box.machine.folder / KEPT).stat().st_mtime):
         return kept
-    machine = with_stick(box.copy("applied"), stick)
+    machine = replace(with_stick(box.copy("applied"), stick), recording=RECORDING)
     (machine.folder / KEPT).unlink()
     with machine.running() as running:
         up(running)

@@ -2,7 +2,9 @@
 
 import struct
 import subprocess
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from tests.image.boxes import NEW
 from tools.imaging import builder
@@ -12,20 +14,41 @@ from tools.imaging.places import Places
 FOLDER = "::/EFI/Linux"
 WAITING = f"millwright_{NEW}+3-0.efi"
 _SECTOR = 512
+_HEADER = 92  # bytes of a table's header that are summed
 
 
 def partition(machine: Machine, label: str) -> tuple[int, int]:
     """Where it begins and how long it is, in bytes, as the GPT says."""
-    with (machine.folder / machine.disk).open("rb") as disk:
-        disk.seek(_SECTOR)
-        first, count, size = struct.unpack_from("<QII", disk.read(_SECTOR), 72)
-        disk.seek(first * _SECTOR)
-        table = disk.read(count * size)
-    for start in range(0, len(table), size):
-        begin, end = struct.unpack_from("<QQ", table, start + 32)
-        if table[start + 56 : start + 128].decode("utf-16-le").rstrip("\0") == label:
-            return begin * _SECTOR, (end - begin + 1) * _SECTOR
-    raise AssertionError(f"no partition is called {label}")
+    return partitions(machine)[label]
+
+
+def partitions(machine: Machine) -> dict[str, tuple[int, int]]:
+    """By label, as the first of the two tables says that is whole."""
+    path = machine.folder / machine.disk
+    with path.open("rb") as disk:
+        found = _table(disk, _SECTOR) or _table(disk, path.stat().st_size - _SECTOR)
+    assert found is not None, "both partition tables are damaged"
+    return found
+
+
+def _table(disk: BinaryIO, at: int) -> dict[str, tuple[int, int]] | None:
+    """UEFI 2.10, 5.3.2: a header and its entries, each with a sum of its own."""
+    disk.seek(at)
+    header = disk.read(_HEADER)
+    first, count, size, sum_of_entries = struct.unpack_from("<QIII", header, 72)
+    blank = header[:16] + bytes(4) + header[20:]
+    if header[:8] != b"EFI PART" or zlib.crc32(blank) != struct.unpack_from("<I", header, 16)[0]:
+        return None
+    disk.seek(first * _SECTOR)
+    entries = disk.read(count * size)
+    if zlib.crc32(entries) != sum_of_entries:
+        return None
+    return dict(_entry(entries[start : start + size]) for start in range(0, len(entries), size))
+
+
+def _entry(raw: bytes) -> tuple[str, tuple[int, int]]:
+    begin, end = struct.unpack_from("<QQ", raw, 32)
+    return raw[56:128].decode("utf-16-le").rstrip("\0"), (begin * _SECTOR, (end - begin + 1) * _SECTOR)
 
 
 def overwrite(machine: Machine, label: str, at: int, data: bytes) -> None:

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tests.image import offers, surgery
+from tests.image import moments, offers, surgery
 from tests.image.boxes import (
     NEW,
     OLD,
+    RECORDING,
     UPDATES,
     Box,
     applied,
@@ -24,14 +25,25 @@ from tools.imaging.machine import dropin
 from tools.imaging.places import Places
 
 IMPATIENT = "[Service]\nExecStart=\nExecStart=/usr/bin/millwright health --timeout 120\n"
+ENDLESS = "[Service]\nExecStart=\nExecStart=/usr/bin/sleep infinity\nTimeoutStartSec=infinity\n"
+SOON = "[Timer]\nOnBootSec=\nOnBootSec=5min\n"
 
 
 def test_an_update_is_planned_and_applied(box: Box, stick: Path) -> None:
     assert applied(box, stick)
 
 
+def test_no_moment_of_an_update_leaves_the_box_without_a_system(box: Box, applied: Box) -> None:
+    """Nor where what no flush made durable is missing, in part or whole."""
+    found = moments.look_over(box.copy("moments"), applied.machine, (OLD, NEW))
+    print(found)
+    assert set(found) == {OLD, f"{OLD} and {NEW}+"}
+
+
 def test_a_good_update_is_blessed_and_settled_and_there_is_no_way_behind_it(applied: Box, stick: Path) -> None:
-    with with_stick(applied.copy("good"), stick).running() as running:
+    """Nor a moment of its trial that leaves the box without a system."""
+    machine = replace(with_stick(applied.copy("good"), stick), recording=RECORDING)
+    with machine.running() as running:
         comes_up(running, NEW)
         running.check("systemctl is-active boot-complete.target systemd-bless-boot.service millwright-settle.service")
         assert {f"millwright_{OLD}.efi", f"millwright_{NEW}.efi"} == set(entries(running))
@@ -45,6 +57,9 @@ def test_a_good_update_is_blessed_and_settled_and_there_is_no_way_behind_it(appl
         assert refused.code == 1, refused.text
         assert f"{OLD} is older than {NEW}, which was committed" in refused.text, refused.text
         running.shut_down()
+    found = moments.look_over(applied.copy("moments"), machine, (OLD, NEW))
+    print(found)
+    assert found.keys() >= {f"{OLD} and {NEW}+", f"{OLD} and {NEW}"}
 
 
 def test_a_difference_makes_the_system_that_was_signed(box: Box, where: Places, old: Path, new: Path) -> None:
@@ -114,6 +129,17 @@ def test_an_update_that_starts_and_does_not_work_ends_on_the_old_system(applied:
     with replace(machine, extra=dropin("millwright-health.service", "impatient", IMPATIENT)).running() as running:
         comes_up(running, OLD)
         stands_on_old(running)
+        running.shut_down()
+
+
+def test_a_trial_that_comes_to_no_end_is_given_up(applied: Box) -> None:
+    machine = applied.copy("endless")
+    surgery.put_entry(machine, surgery.take_entry(machine))
+    endless = dropin("millwright-health.service", "endless", ENDLESS)
+    with replace(machine, extra=(*endless, *dropin("millwright-deadline.timer", "soon", SOON))).running() as running:
+        comes_up(running, OLD)
+        stands_on_old(running)
+        assert "Forcibly rebooting: unit failed" in running.console()
         running.shut_down()
 
 

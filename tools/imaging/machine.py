@@ -101,6 +101,7 @@ class Machine:
     memory_mb: int = 2048
     probe: bool = True
     attached: str = "virtio-blk-pci"  # QEMU's device that the disk is, with what it wants to know beside the drive
+    recording: str = ""  # the file in `folder` that gets what is written on the disk: see `writes`; empty: none
     extra: tuple[str, ...] = ()
 
     @property
@@ -135,6 +136,8 @@ class Machine:
         port = _free_port()
         for name in ("probe.sock", "serial.sock", "monitor.sock", "tpm.sock"):
             (self.folder / name).unlink(missing_ok=True)
+        if self.recording:
+            (self.folder / self.recording).write_bytes(b"")
         command = builder.entered(
             self.where, ["sh", "-c", _START, "start", str(self.folder), self._tpm, *self._qemu(port)]
         )
@@ -153,13 +156,12 @@ class Machine:
 
     def _qemu(self, port: int) -> list[str]:
         folder = self.folder
-        form = "qcow2" if self.disk.endswith(".qcow2") else "raw"
         arguments = [
             *shlex.split(f"{self.model.qemu} -nodefaults -display none -accel tcg,thread=multi -smp 2"),
             *["-m", str(self.memory_mb)],
             *["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={self.model.firmware}"],
             *["-drive", f"if=pflash,format=raw,unit=1,file={folder}/vars.fd"],
-            *["-drive", f"if=none,id=disk,format={form},file={folder}/{self.disk},discard=unmap"],
+            *["-drive", f"if=none,id=disk,{self._drive}"],
             *["-device", f"{self.attached},drive=disk,bootindex=1"],
             *["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{MQTT_TLS}"],
             *["-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"],
@@ -178,6 +180,15 @@ class Machine:
             arguments += _credential("systemd.extra-unit.probe.service", _PROBE)
             arguments += _credential("systemd.unit-dropin.multi-user.target~probe", _WANTED)
         return [*arguments, *self.extra]
+
+    @property
+    def _drive(self) -> str:
+        disk = self.folder / self.disk
+        if self.recording:
+            log = f"log.driver=file,log.filename={self.folder / self.recording}"
+            return f"driver=blklogwrites,file.driver=file,file.filename={disk},{log}"
+        form = "qcow2" if self.disk.endswith(".qcow2") else "raw"
+        return f"format={form},file={disk},discard=unmap"
 
 
 @dataclass
