@@ -12,6 +12,7 @@ from tools.imaging.machine import Machine
 from tools.imaging.places import Places
 
 FOLDER = "::/EFI/Linux"
+SEED = "millwright-seed.toml"
 WAITING = f"millwright_{NEW}+3-0.efi"
 _SECTOR = 512
 _HEADER = 92  # bytes of a table's header that are summed
@@ -78,6 +79,13 @@ def take_entry(machine: Machine) -> Path:
 def put_entry(machine: Machine, file: Path, version: str = NEW, tries: int = 1) -> None:
     """Of a kernel image, under a version. One try in place of three saves minutes."""
     esp(machine, "mcopy", str(file), f"{FOLDER}/millwright_{version}+{tries}-0.efi")
+
+
+def sow(machine: Machine, text: str) -> None:
+    """A seed on the boot partition."""
+    file = machine.folder / SEED
+    file.write_text(text)
+    esp(machine, "mcopy", "-o", str(file), f"::/{SEED}")
 
 
 def listed(machine: Machine) -> set[str]:

@@ -6,26 +6,22 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tests.image.boxes import FEW_MINUTES
+from tests.image import surgery
+from tests.image.boxes import FEW_MINUTES, up
 from tools.imaging import releasing
 from tools.imaging.machine import Machine, Running
 from tools.imaging.places import Places
 
 STICK_GB = 4
+INSIDE = "inside.raw"
 NVME = "nvme,serial=NV4K0001,logical_block_size=4096,physical_block_size=4096"
 MENU = r"Install Millwright on a disk"
 NUMBER = r"Number of the disk"
 
 
 def test_a_stick_installs_itself_on_a_disk_of_large_sectors(where: Places, old: Path) -> None:
-    machine = Machine(where, where.trials / "install", attached="usb-storage,removable=on")
-    machine.prepare(releasing.raw_image(old), STICK_GB)
-    inside, small = machine.folder / "inside.raw", machine.folder / "small.raw"
-    for disk, size in ((inside, "12G"), (small, "4G")):
-        subprocess.run(["truncate", "-s", size, str(disk)], check=True)
-    extra = ["-drive", f"if=none,id=inside,format=raw,file={inside}", "-device", f"{NVME},drive=inside,bootindex=2"]
-    extra += ["-drive", f"if=none,id=small,format=raw,file={small}", "-device", "virtio-blk-pci,drive=small"]
-    with replace(machine, extra=("-usb", *extra)).running() as running:
+    machine = _stick(where, old)
+    with machine.running() as running:
         running.wait_for("BdsDxe: starting", FEW_MINUTES)
         running.wait_for("Custom Secure Boot keys successfully enrolled", FEW_MINUTES)
         start = len(running.console())
@@ -38,12 +34,37 @@ def test_a_stick_installs_itself_on_a_disk_of_large_sectors(where: Places, old: 
         running.wait_for("Erase nvme0n1", FEW_MINUTES)
         running.type("nvme0n1\r")
         running.wait_for("nvme0n1 was written and verified", FEW_MINUTES)
-    with replace(machine, disk="inside.raw", attached=NVME).running() as running:
-        running.wait_probe()
-        assert running.run("systemctl is-system-running --wait", FEW_MINUTES).text.strip() == "running"
+    with replace(machine, disk=INSIDE, attached=NVME, extra=()).running() as running:
+        up(running)
         assert running.check("cat /sys/block/nvme0n1/queue/logical_block_size").strip() == "4096"
-        assert "/dev/mapper/data /var ext4" in running.check("grep ' /var ' /proc/mounts")
         running.shut_down()
+
+
+def test_a_seed_installs_it_without_a_person(where: Places, old: Path) -> None:
+    """And switches the machine off; the box has what else the seed says. The stick keeps its seed."""
+    machine = _stick(where, old)
+    surgery.sow(machine, 'install = "only"\nhost_name = "press-3"\n')
+    with machine.running() as running:
+        running.wait_for("nvme0n1 was written and verified", 2 * FEW_MINUTES)
+        running.wait_for_end(FEW_MINUTES)
+    assert surgery.SEED in surgery.esp(machine, "mdir", "-b", "-a", "::/")
+    with replace(machine, disk=INSIDE, attached=NVME, extra=()).running() as running:
+        up(running)
+        assert running.check("hostname").strip() == "press-3"
+        assert surgery.SEED not in running.check("ls $(bootctl --print-boot-path)")
+        running.shut_down()
+
+
+def _stick(where: Places, image: Path) -> Machine:
+    """In a machine with two disks: one that it can go to, and one that is too small."""
+    machine = Machine(where, where.trials / "install", attached="usb-storage,removable=on")
+    machine.prepare(releasing.raw_image(image), STICK_GB)
+    inside, small = machine.folder / INSIDE, machine.folder / "small.raw"
+    for disk, size in ((inside, "12G"), (small, "4G")):
+        subprocess.run(["truncate", "-s", size, str(disk)], check=True)
+    extra = ["-drive", f"if=none,id=inside,format=raw,file={inside}", "-device", f"{NVME},drive=inside,bootindex=2"]
+    extra += ["-drive", f"if=none,id=small,format=raw,file={small}", "-device", "virtio-blk-pci,drive=small"]
+    return replace(machine, extra=("-usb", *extra))
 
 
 def _open_the_menu(running: Running, start: int) -> None:

@@ -15,13 +15,12 @@ interface = "en*"
 addresses = ["192.0.2.10/24"]
 """
 WRONG = SEED.replace("192.0.2.10/24", "192.0.2.999/24").replace("press-2", "press-1")  # it may lie on in free clusters
-NAME = "millwright-seed.toml"
 
 
 def test_a_wrong_seed_is_told_and_a_right_one_applied_and_wiped(where: Places, old: Path) -> None:
     machine = Machine(where, where.trials / "seeded")
     machine.prepare(releasing.raw_image(old))
-    _sow(machine, WRONG)
+    surgery.sow(machine, WRONG)
     with machine.running() as running:
         running.wait_probe()
         assert state(running) == "running"
@@ -31,8 +30,8 @@ def test_a_wrong_seed_is_told_and_a_right_one_applied_and_wiped(where: Places, o
         assert running.check("hostname").strip() == "millwright"
         assert "192.0.2.10" not in running.check("ip -4 addr")
         running.shut_down()
-    assert NAME in surgery.esp(machine, "mdir", "-b", "-a", "::/")
-    _sow(machine, SEED)
+    assert surgery.SEED in surgery.esp(machine, "mdir", "-b", "-a", "::/")
+    surgery.sow(machine, SEED)
     with machine.running() as running:
         running.wait_probe()
         assert state(running) == "running"
@@ -41,14 +40,8 @@ def test_a_wrong_seed_is_told_and_a_right_one_applied_and_wiped(where: Places, o
         assert running.check("cat /var/lib/etc/hostname").strip() == "press-2"  # /etc has it from the next start on
         assert "192.0.2.10/24" in running.check("ip -4 addr")
         running.shut_down()
-    assert NAME not in surgery.esp(machine, "mdir", "-b", "-a", "::/")
+    assert surgery.SEED not in surgery.esp(machine, "mdir", "-b", "-a", "::/")
     begin, length = surgery.partition(machine, "esp")
     with (machine.folder / machine.disk).open("rb") as disk:
         disk.seek(begin)
         assert b"press-2" not in disk.read(length)
-
-
-def _sow(machine: Machine, text: str) -> None:
-    file = machine.folder / NAME
-    file.write_text(text)
-    surgery.esp(machine, "mcopy", "-o", str(file), f"::/{NAME}")

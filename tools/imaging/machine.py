@@ -6,7 +6,7 @@
         running.wait_for("recovery key", 600)
 
 The probe is a root shell that comes in as a credential of the virtual machine: images of the profile `dev` let it in,
-those of `release` do not. The network is cut off, but for one port of the host that leads to MQTT over TLS.
+those of `release` do not. The network is cut off, but for one port of the host that leads to one of the guest.
 """
 
 import base64
@@ -101,6 +101,7 @@ class Machine:
     memory_mb: int = 2048
     probe: bool = True
     attached: str = "virtio-blk-pci"  # QEMU's device that the disk is, with what it wants to know beside the drive
+    opened: int = MQTT_TLS  # the port of the guest that one of the host leads to
     recording: str = ""  # the file in `folder` that gets what is written on the disk: see `writes`; empty: none
     extra: tuple[str, ...] = ()
 
@@ -163,7 +164,7 @@ class Machine:
             *["-drive", f"if=pflash,format=raw,unit=1,file={folder}/vars.fd"],
             *["-drive", f"if=none,id=disk,{self._drive}"],
             *["-device", f"{self.attached},drive=disk,bootindex=1"],
-            *["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{MQTT_TLS}"],
+            *["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{self.opened}"],
             *["-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"],
             *["-chardev", f"socket,id=serial,path={folder}/serial.sock,server=on,wait=off,logfile={folder}/serial.log"],
             *["-serial", "chardev:serial"],
@@ -195,7 +196,7 @@ class Machine:
 class Running:
     machine: Machine
     process: "subprocess.Popen[bytes]"
-    port: int  # of the host, leads to MQTT over TLS
+    port: int  # of the host, leads to `Machine.opened`
     _shell: socket.socket | None = None
     _read: bytes = field(default=b"", repr=False)
 
@@ -299,6 +300,10 @@ class Running:
     def shut_down(self, seconds: float = 300) -> None:
         """By the power button."""
         self._monitor("system_powerdown")
+        self.wait_for_end(seconds)
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Until the guest has switched the machine off. MachineError."""
         self._hang_up()
         self._wait(lambda: self.process.poll() is not None or None, seconds, "the guest's end")
 
