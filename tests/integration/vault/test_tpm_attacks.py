@@ -6,6 +6,7 @@ Proven on swtpm, not on a real TPM.
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,14 @@ from tests.software_tpm import state
 from tests.tpm_site import FIRST, KEY, SECOND, Site
 
 RACES = int(os.environ.get("MILLWRIGHT_RACES", "100"))
+QUIET = 5  # opens without a race
 # Extends a register that is not ours as fast as the TPM takes it, until its input ends. Says how often.
 DISTURBER = """
-import select, sys
+import random, select, sys
 from hardware.tpm import Tpm
-tpm, count = Tpm(sys.argv[1]), 0
+tpm, count, often = Tpm(sys.argv[1]), 0, 1 / float(sys.argv[2])
 with tpm.session():
-    while not select.select([sys.stdin], [], [], float(sys.argv[2]))[0]:
+    while not select.select([sys.stdin], [], [], random.expovariate(often))[0]:
         tpm.extend(12, bytes([count % 256]) * 32)
         count += 1
         if count == 1:
@@ -214,11 +216,14 @@ def recorded(tcti: str, wire: bytearray) -> object:
 
 
 @pytest.mark.timeout(180 + RACES)
-@pytest.mark.parametrize("pause_s", ["0.001"])
-def test_opens_that_race_with_another_register_all_succeed(site: Site, repository: Path, pause_s: str) -> None:
-    """MILLWRIGHT_RACES=1000 for the long run."""
+def test_opens_that_race_with_another_register_all_succeed(site: Site, repository: Path) -> None:
+    """MILLWRIGHT_RACES=1000 for the long run. The register changes several times while a key is opened, however slow
+    the machine is at present: at a fixed rate it would, on a busy one, leave no attempt the time to come to its end."""
     blob = site.sealed()
-    command = [sys.executable, "-c", DISTURBER, site.machine.tcti, pause_s]
+    began = time.monotonic()
+    assert all(site.opens(blob) for _ in range(QUIET))
+    pause_s = (time.monotonic() - began) / QUIET / 10
+    command = [sys.executable, "-c", DISTURBER, site.machine.tcti, str(pause_s)]
     with subprocess.Popen(command, cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as disturber:
         assert disturber.stdin
         assert disturber.stdout
@@ -226,6 +231,6 @@ def test_opens_that_race_with_another_register_all_succeed(site: Site, repositor
         failures = sum(not site.opens(blob) for _ in range(RACES))
         disturber.stdin.close()
         extended = int(disturber.stdout.read())
-    print(f"{RACES} opens against {extended} extends")
+    print(f"{RACES} opens against {extended} extends, one in {pause_s * 1000:.1f} ms")
     assert failures == 0
-    assert extended > RACES / 2
+    assert extended > RACES
