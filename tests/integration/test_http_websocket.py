@@ -206,6 +206,7 @@ def test_a_message_may_come_in_pieces_with_pings_between() -> None:
         (frame(TEXT, b" " * (ingress.MAX_BODY + 1), size=1 << 40), 1009),
         (frame(2, bytes(ingress.MAX_BODY), last=False) + frame(0, b"more"), 1009),
     ],
+    ids=["unmasked", "no UTF-8", "of no kind", "no beginning", "packed", "too long", "too long in two parts"],
 )
 def test_what_is_no_message_ends_the_conversation(data: bytes, code: int) -> None:
     async def talk(found: Site) -> None:

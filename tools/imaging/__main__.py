@@ -5,7 +5,8 @@ build [--profile P]           the image and what an update of it is made of; `re
 boot [--profile P]            a machine with it, its console in this terminal; Ctrl-X ends it
 test [PYTEST ARGUMENTS]       tests/image on images that are built for it (profile `dev`); -k arm64: arm64, alone
 report [--image FOLDER]       the image beside plain Debian, by Lynis, OpenSCAP, kernel-hardening-checker and the clock
-powercut N                    N power cuts at random moments of an update
+powercut N                    N power cuts at random moments of an update: the machine is killed, and starts again
+moments N                     N moments of a recorded update, and N of its trial: what a cut leaves on the disk is looked over
 """
 
 import argparse
@@ -23,6 +24,7 @@ from tools.imaging.machine import Machine, MachineError
 from tools.imaging.report_figures import UnreadError
 
 CUTS = "MILLWRIGHT_POWER_CUTS"
+MOMENTS = "MILLWRIGHT_POWER_MOMENTS"
 RUN = "MILLWRIGHT_IMAGE_TESTS"
 
 
@@ -62,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     cut = commands.add_parser("powercut")
     cut.add_argument("times", type=int)
     cut.set_defaults(run=_powercut)
+    moments = commands.add_parser("moments")
+    moments.add_argument("times", type=int)
+    moments.set_defaults(run=_moments)
     return parser
 
 
@@ -112,6 +117,11 @@ def _report(args: argparse.Namespace, _rest: list[str]) -> int:
 def _powercut(args: argparse.Namespace, rest: list[str]) -> int:
     os.environ[CUTS] = str(args.times)
     return _test(args, ["-k", "power_cut", "-s", f"--timeout={max(3600, 900 * args.times)}", *rest])
+
+
+def _moments(args: argparse.Namespace, rest: list[str]) -> int:
+    os.environ[MOMENTS] = str(args.times)
+    return _test(args, ["-k", "no_moment or good_update", "-s", f"--timeout={max(3600, 20 * args.times)}", *rest])
 
 
 if __name__ == "__main__":
