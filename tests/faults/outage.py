@@ -208,11 +208,20 @@ class Site:
     def _judge(self, outage: Outage, places: dict[str, dict[int, int]], report: Report) -> None:
         """What came in while the line was certainly down; the last chunks may still have been on their way in."""
         during = range(outage.began + 2 * CHUNK, outage.ended - 4 * CHUNK)
-        alarms = [places["alarm"][number] for number in during if number in places["alarm"]]
+        alarms = {number: places["alarm"][number] for number in during if number in places["alarm"]}
         readings = [places["reading"][number] for number in during if number in places["reading"]]
         if alarms and readings:
-            report.alarms_first.append(max(alarms) < min(readings))
-            report.newest_first.append(alarms == sorted(alarms, reverse=True))
+            report.alarms_first.append(max(alarms.values()) < min(readings))
+            report.newest_first.append(newest_first(sorted(alarms, key=alarms.__getitem__)))
+
+
+def newest_first(arrived: list[int]) -> bool:
+    """Behind those that were under way when the line went: a few, and older than all the others."""
+    for under_way in range(len(arrived) // 2 + 1):
+        waited = arrived[under_way:]
+        if waited == sorted(waited, reverse=True) and max(arrived[:under_way], default=-1) < min(waited, default=0):
+            return True
+    return False
 
 
 async def _subscribed(plant: MqttBus) -> None:

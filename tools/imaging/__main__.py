@@ -6,7 +6,7 @@ boot [--profile P]            a machine with it, its console in this terminal; C
 test [PYTEST ARGUMENTS]       tests/image on images that are built for it (profile `dev`); -k arm64: arm64, alone
 report [--image FOLDER]       the image beside plain Debian, by Lynis, OpenSCAP, kernel-hardening-checker and the clock
 powercut N                    N power cuts at random moments of an update: the machine is killed, and starts again
-moments N                     N moments of a recorded update, and N of its trial: what a cut leaves on the disk is looked over
+moments N                     N moments of a recorded update, and of its trial: what a cut leaves on the disk
 """
 
 import argparse
