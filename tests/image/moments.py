@@ -27,6 +27,12 @@ LOADERS = ("EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi", "loader/lo
 TABLES = 34 * 512  # at both ends of a disk
 _SYSTEM = re.compile(r"EFI/Linux/millwright_([0-9.]+?)(\+\d+(?:-\d+)?)?\.efi")
 _PIECE = 1 << 22
+_TAKE = """image=$1 to=$2; shift 2
+for path in "$@" $(mdir -b -i "$image" ::/EFI/Linux | sed -n 's|^::/\\(EFI/Linux/millwright_\\)|\\1|p'); do
+    mkdir -p "$to/${path%/*}"
+    mcopy -n -Q -i "$image" "::/$path" "$to/$path" || rm -f "$to/$path"
+done
+"""
 
 
 @dataclass(frozen=True)
@@ -103,14 +109,15 @@ def _loaders(files: dict[str, str]) -> dict[str, str]:
 
 
 def _files(disk: Machine) -> dict[str, str]:
-    """SHA-256 by path, of the boot partition."""
+    """SHA-256 by path, of what can be read of the boot loader's files and of the systems'. Each for itself: the file
+    that is being written may well be torn."""
     taken = disk.folder / "taken"
     shutil.rmtree(taken, ignore_errors=True)
     taken.mkdir()
     begin, _ = surgery.partition(disk, "esp")
     image = f"{disk.folder / disk.disk}@@{begin}"
-    command = ["env", "MTOOLS_SKIP_CHECK=1", "mcopy", "-s", "-n", "-Q", "-i", image, "::/EFI", "::/loader", str(taken)]
-    subprocess.run(builder.entered(disk.where, command), capture_output=True, check=False)  # it may well be torn
+    command = ["env", "MTOOLS_SKIP_CHECK=1", "sh", "-c", _TAKE, "take", image, str(taken), *LOADERS]
+    subprocess.run(builder.entered(disk.where, command), capture_output=True, check=False)
     paths = [path for path in taken.rglob("*") if path.is_file()]
     return {str(path.relative_to(taken)): _digest(path, 0, path.stat().st_size) for path in paths}
 
