@@ -1,5 +1,6 @@
 """The profile that boxes get: no way in but what a seed opens, and nothing taken from whoever starts the machine."""
 
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.image import surgery
-from tests.image.boxes import EPOCH, FEW_MINUTES, OLD, recovery_key
+from tests.image.boxes import EPOCH, FEW_MINUTES, MODHEX, OLD
 from tools.imaging import builder, building, keys, releasing
 from tools.imaging.machine import Machine, Running
 from tools.imaging.places import Places
@@ -46,13 +47,12 @@ def box(where: Places) -> Iterator[Administrator]:
     builder.make(where)
     keys.make(where)
     image = building.renew(where, building.order("release", OLD, EPOCH))
-    machine = Machine(where, where.trials / "release", opened=22)
+    machine = Machine(where, where.trials / "release", opened=22, extra=("-device", "VGA"))
     machine.prepare(releasing.raw_image(image))
     key = machine.folder / "administrator"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     surgery.sow(machine, SEED.format(key=key.with_suffix(".pub").read_text().strip()))
     with machine.running() as running:
-        recovery_key(running)
         administrator = Administrator(running, key)
         end = time.monotonic() + FEW_MINUTES
         while administrator.run("true").returncode:
@@ -66,6 +66,14 @@ def test_it_starts_and_does_its_work(box: Administrator) -> None:
     assert box.check("systemctl is-system-running --wait").strip() == "running"
     assert box.check(". /etc/os-release; hostname; echo $IMAGE_VERSION").split() == ["press-4", OLD]
     assert "open by tpm" in box.check("millwright health --timeout 480")
+
+
+def test_recovery_keys_are_on_the_screen(box: Administrator) -> None:
+    """For whoever stands before it, and not on a serial line."""
+    screen = box.check("cat /dev/vcs1")
+    key = re.compile(rf"\b{MODHEX}(-{MODHEX}){{7}}\b")
+    assert key.search(screen), screen
+    assert not key.search(box.running.console())
 
 
 def test_it_takes_nothing_from_whoever_starts_the_machine(box: Administrator) -> None:
