@@ -4,12 +4,12 @@
         ended = abrupt(step, root, "good")       # `play(root, "good")` of that file; False: it was cut off at the step
 
 One process has imported everything, and a fork of it does each work. A step is a call that changes the disk, as the
-interpreter's own audit events tell of them.
+interpreter's own audit events tell of them (`cut_at`).
 """
 
-import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 import traceback
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-CHANGING = {"os.rename", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
+CHANGING = {"os.rename", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod"}
 CUT = 9
 
 
@@ -45,12 +45,15 @@ class Abrupt:
         assert self._process.stdout
         self._process.stdin.write(json.dumps([step, *map(str, words)]) + "\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        assert answer, f"it ended at step {step}, see what was written above"
+        code = int(answer)
         assert code in (0, CUT), f"it failed at step {step}, see what was written above"
         return code == 0
 
 
-def _cut_at(step: int) -> None:
+def cut_at(step: int) -> None:
+    """This process ends with CUT at its change of that number; 0: at none."""
     left = step
 
     def count(event: str, args: tuple[object, ...]) -> None:
@@ -69,7 +72,7 @@ def _forked(play: Callable[..., Any], step: int, words: list[str]) -> int:
     pid = os.fork()
     if not pid:
         try:
-            _cut_at(step)
+            cut_at(step)
             play(*words)
         except BaseException:  # noqa: BLE001  # whatever it is: the fork ends here
             traceback.print_exc()
@@ -79,14 +82,10 @@ def _forked(play: Callable[..., Any], step: int, words: list[str]) -> int:
 
 
 def main(script: str) -> None:
-    spec = importlib.util.spec_from_file_location("played", script)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    play = runpy.run_path(script)["play"]
     for line in sys.stdin:
         step, *words = json.loads(line)
-        print(_forked(module.play, step, words), flush=True)
+        print(_forked(play, step, words), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,10 @@ from appliance import assembly, binding
 from appliance.__main__ import main as millwright
 from appliance.config.load import load
 from appliance.vault.recovery import RecoveryKey
+from tests.faults import abrupt
 
-CHANGING = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod"}
 SECRETS = {"mqtt/plant": "one", "mqtt/site": "two"}
 MOST = 400
-ENDED = 9
 
 assert assembly
 assert RecoveryKey
@@ -45,17 +44,7 @@ def set_up(box: Path, step: int = 0) -> int:
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    left = step
-
-    def count(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal left
-        writes = event == "open" and isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR))
-        if event in CHANGING or writes:
-            left -= 1
-            if not left:
-                os._exit(ENDED)
-
-    sys.addaudithook(count)
+    abrupt.cut_at(step)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         code = millwright(["first-boot", "--root", str(box), "--console", str(box / "console")])
     os._exit(code)
@@ -97,7 +86,7 @@ def main(folder: Path) -> None:
         cut = set_up(box, step)
         codes = [cut, set_up(box), *([set_up(box)] if step % 8 == 0 else [])]
         print(json.dumps({"step": step, "codes": codes, **looked_at(box)}), flush=True)
-        if cut != ENDED:
+        if cut != abrupt.CUT:
             print("done")
             return
 

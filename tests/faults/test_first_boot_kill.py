@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.abrupt import CUT
+
 SECRETS = {"mqtt/plant": "one", "mqtt/site": "two"}  # those of the program
-ENDED = 9
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_a_cut_at_every_step(folder: Path, repository: Path) -> None:
     assert (done.returncode, last) == (0, "done"), done.stderr
     boxes = [json.loads(line) for line in lines]
     assert len(boxes) > 30
-    assert [box["codes"][0] for box in boxes] == [ENDED] * (len(boxes) - 1) + [0]
+    assert [box["codes"][0] for box in boxes] == [CUT] * (len(boxes) - 1) + [0]
     for box in boxes:
         assert set(box["codes"][1:]) == {0}, box
         assert box["secrets"] == SECRETS

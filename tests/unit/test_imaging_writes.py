@@ -46,6 +46,7 @@ def test_a_recording_is_read_in_order() -> None:
         (b"", "ends before its first"),
         (bytes(SECTOR), "not a recording"),
         (recorded(ONES)[: 2 * SECTOR + 8], "ends before write 1 of 3"),
+        (recorded(ONES)[:-1], "ends before its last write"),
     ],
 )
 def test_what_is_no_recording_is_refused(raw: bytes, reason: str) -> None:

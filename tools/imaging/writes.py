@@ -78,6 +78,8 @@ def parse(raw: bytes | mmap) -> Recording:
         place += SECTOR
         writes.append(Write(begin * SECTOR, size, place, flags))
         place += size
+    if place > len(raw):
+        raise RecordingError("it ends before its last write does")
     return Recording(raw, writes)
 
 
@@ -95,21 +97,20 @@ class Replay:
     """`disk` is changed: a copy of what it was when the recording began. Moments come in order."""
 
     def __init__(self, disk: Path, recording: Recording) -> None:
-        self._disk, self._recording, self.durable = disk, recording, 0
+        self._disk, self._recording, self._durable = disk, recording, 0
 
     @contextmanager
-    def cut(self, moment: int, dice: random.Random) -> Iterator[list[Write]]:
-        """Gives what stands by luck."""
+    def cut(self, moment: int, dice: random.Random) -> Iterator[None]:
         flushed = self._recording.flushed(moment)
-        if flushed < self.durable:
+        if flushed < self._durable:
             raise ValueError(f"moment {moment} lies before what was made durable")
-        for write in self._recording.writes[self.durable : flushed]:
+        for write in self._recording.writes[self._durable : flushed]:
             self._put(write.at, self._recording.data(write, write.size))
-        self.durable = flushed
-        lucky = list(standing(self._recording, moment, dice))
+        self._durable = flushed
+        lucky = standing(self._recording, moment, dice)
         before = [(write.at, self._put(write.at, self._recording.data(write, kept))) for write, kept in lucky]
         try:
-            yield [write for write, _ in lucky]
+            yield
         finally:
             for at, data in reversed(before):
                 self._put(at, data)

@@ -22,7 +22,7 @@ from tests.tpm_site import FIRST, KEY, SECOND, Site
 
 RACES = int(os.environ.get("MILLWRIGHT_RACES", "100"))
 QUIET = 5  # opens without a race
-# Extends a register that is not ours as fast as the TPM takes it, until its input ends. Says how often.
+# Extends a register that is not ours, at random, once in so many seconds, until its input ends. Says how often.
 DISTURBER = """
 import random, select, sys
 from hardware.tpm import Tpm
