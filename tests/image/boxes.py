@@ -54,9 +54,9 @@ def recovery_key(running: Running) -> str:
     return running.wait_for(rf"\b({MODHEX}(?:-{MODHEX}){{7}})\b", 120)[1]
 
 
-def with_stick(machine: Machine, stick: Path, name: str = "stick") -> Machine:
+def with_stick(machine: Machine, stick: Path, name: str = "stick", *, writable: bool = False) -> Machine:
     """With this disk on its USB, so to say."""
-    drive = f"if=none,id={name},format=raw,readonly=on,file={stick}"
+    drive = f"if=none,id={name},format=raw,readonly={'off' if writable else 'on'},file={stick}"
     return replace(machine, extra=(*machine.extra, "-drive", drive, "-device", f"virtio-blk-pci,drive={name}"))
 
 
