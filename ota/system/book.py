@@ -5,7 +5,8 @@
         `------------+-- refused -+----------'            `-- rolled-back-'
 
 Every function gives another Book; `ota.system.updater` writes each one down before it acts on it, and begins its last
-step anew after any end. Until `waiting` is written down nothing but the slot that does not run was touched.
+step anew after any end. Until `writing` is done nothing but the slot that does not run was touched. The boot entry is
+on the disk before the book says `waiting`: after a cut between the two it is tried while the book says `writing`.
 """
 
 from enum import StrEnum
@@ -42,6 +43,8 @@ class Step(StrEnum):
 
 
 PATH = (Step.FETCHING, Step.REBUILDING, Step.CHECKING, Step.WRITING, Step.WAITING)
+UNDER_WAY = PATH[:-1]  # these need what was fetched and made
+TRIED = (Step.WRITING, Step.WAITING, Step.TRYING)  # a restart may have tried it
 ENDS = frozenset({Step.COMMITTED, Step.ROLLED_BACK, Step.REFUSED})
 
 
@@ -96,7 +99,7 @@ def begin(book: Book, version: str, release: str, before: str, now: int) -> Book
 def proceed(book: Book, now: int) -> Book:
     """The step of the active one is done."""
     active = _active(book)
-    if active.step not in PATH[:-1]:
+    if active.step not in UNDER_WAY:
         raise BookError(f"{active.version} is {active.step}: nothing is to be done but to restart", "")
     return replace(book, active=_moved(active, PATH[PATH.index(active.step) + 1], now))
 
@@ -123,7 +126,7 @@ def settle(book: Book, slot: Slot, now: int) -> Book:
     """What restarts have shown. The same once more changes nothing."""
     book = _witnessed(book, slot)
     active = book.active
-    if active is None or active.step not in (Step.WAITING, Step.TRYING):
+    if active is None or active.step not in TRIED:
         return book
     if slot.running == active.version:
         if slot.blessed:
@@ -131,6 +134,8 @@ def settle(book: Book, slot: Slot, now: int) -> Book:
         return book if active.step is Step.TRYING else replace(book, active=_moved(active, Step.TRYING, now))
     if slot.given_up:
         return _ended(book, _moved(active, Step.ROLLED_BACK, now, "no start of it came through"), remember=True)
+    if active.step is Step.WRITING:
+        return book
     if not slot.whole:
         return _ended(book, _moved(active, Step.ROLLED_BACK, now, "it is not on the disk any more"))
     if active.step is Step.TRYING:

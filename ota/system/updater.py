@@ -107,7 +107,7 @@ class Updater:
 
     def give_up(self, reason: str, now: int) -> str:
         """The version that is not wanted any more; it is taken out of its slot. Where it runs, the other one is to be
-        started. BookError where there is nothing to give up."""
+        started. What restarts have shown is settled before. BookError where there is nothing to give up."""
         ended = books.give_up(self.book, reason, now)
         version = ended.history[-1].version
         if self.book.active is not None and self.book.active.step in (Step.WRITING, Step.WAITING):
@@ -126,8 +126,8 @@ class Updater:
         if ended and settled.history[-1].step is Step.COMMITTED:
             self._parts.vault.commit()
         self._write(settled)
-        if ended:
-            self._clear()
+        if settled.active is None or settled.active.step not in books.UNDER_WAY:
+            self._clear()  # or what a cut has left of it
         return settled
 
     def carry_on(self, facts: Facts, clock: Callable[[], int], tell: Callable[[str], None] = lambda text: None) -> Book:
@@ -151,6 +151,7 @@ class Updater:
                 self._clear()
                 raise
             self._write(books.proceed(self.book, clock()))
+        self._clear()  # not before the book says that the slot is written
         return self.book
 
     def _release(self, sha256: str) -> Release:
@@ -236,7 +237,6 @@ class Updater:
     def _install(self, release: Release, planned: Plan) -> None:
         self._parts.vault.allow(release.boot.pcr11)
         self._parts.slots.install(release.version, self._staged)
-        self._clear()
 
     # ---- on disk ----------------------------------------------------------------------------------------------------
 

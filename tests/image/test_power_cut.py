@@ -1,5 +1,6 @@
 """The power is cut while an update is written, tried and blessed: at any moment a whole system starts afterwards."""
 
+import json
 import os
 import random
 import subprocess
@@ -63,7 +64,7 @@ def _goes_on(machine: Machine, dice: random.Random, left: int) -> bool:
         print(f"  {runs} starts; {', '.join(sorted(there))}", flush=True)
         ended = {f"millwright_{NEW}.efi", f"millwright_{NEW}+0-3.efi"} & there
         if ended or left <= 0:
-            _is_whole(running)
+            _is_whole(running, bool(ended))
             running.shut_down()
             return False
         if runs == NEW:
@@ -85,9 +86,13 @@ def _cut(running: Running, moment: float, began: str) -> None:
     print(f"cut {moment:.0f} s after {began}", flush=True)
 
 
-def _is_whole(running: Running) -> None:
+def _is_whole(running: Running, ended: bool) -> None:
+    """`ended`: blessed or given up, which the book must know, too."""
     assert state(running) == "running", running.run("systemctl --failed --no-legend --plain").text
     has_its_data(running)
     vault_is_open(running)
-    said = running.check("millwright update os status")
-    print(f"  whole; {' '.join(said.splitlines()[-2:])}", flush=True)
+    found = json.loads(running.check("millwright update os status --json"))
+    active, history = found["book"]["active"], found["book"]["history"]
+    assert active is None or not ended, active
+    steps = [one["trail"][-1]["step"] for one in (*history, *([active] if active else []))]
+    print(f"  whole; {', '.join(steps)}", flush=True)

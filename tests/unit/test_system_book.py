@@ -13,13 +13,17 @@ OLD, NEW = "1.1", "1.2"
 GOOD_OLD = Slot(OLD, blessed=True, whole=True, given_up=False)
 
 
-def waiting() -> Book:
+def at(step: Step) -> Book:
     book = books.begin(books.settle(Book(), GOOD_OLD, 1), NEW, "0" * 64, OLD, 1)
-    for now in range(2, 6):
+    for now in range(2, 2 + books.PATH.index(step)):
         book = books.proceed(book, now)
     assert book.active is not None
-    assert book.active.step is Step.WAITING
+    assert book.active.step is step
     return book
+
+
+def waiting() -> Book:
+    return at(Step.WAITING)
 
 
 def test_a_version_that_comes_up_and_is_blessed_is_committed() -> None:
@@ -49,6 +53,37 @@ def test_a_start_in_vain_is_followed_by_another() -> None:
     assert again.active is not None
     assert again.active.step is Step.WAITING
     assert books.settle(again, Slot(NEW, True, True, False), 8).committed == NEW
+
+
+def test_a_cut_between_the_boot_entry_and_the_book_is_seen_by_what_runs() -> None:
+    writing = at(Step.WRITING)
+    tried = books.settle(writing, Slot(NEW, blessed=False, whole=True, given_up=False), 6)
+    assert tried.active is not None
+    assert tried.active.step is Step.TRYING
+    for book in (writing, tried):
+        done = books.settle(book, Slot(NEW, blessed=True, whole=True, given_up=False), 7)
+        assert (done.active, done.committed, done.refused) == (None, NEW, {})
+        assert books.begin(done, "1.3", "1" * 64, NEW, 8).active is not None
+    assert NEW in books.give_up(tried, "a person", 8).refused
+
+
+def test_what_was_tried_in_vain_before_the_book_said_so_is_rolled_back() -> None:
+    done = books.settle(at(Step.WRITING), Slot(OLD, True, whole=True, given_up=True), 9)
+    assert done.active is None
+    assert done.history[-1].step is Step.ROLLED_BACK
+    assert NEW in done.refused
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_being_written_and_was_not_tried_is_written_on(whole: bool) -> None:
+    book = at(Step.WRITING)
+    assert books.settle(book, Slot(OLD, True, whole=whole, given_up=False), 9) == book
+
+
+@pytest.mark.parametrize("step", books.PATH[:3])
+def test_before_it_is_written_no_restart_says_anything(step: Step) -> None:
+    book = at(step)
+    assert books.settle(book, Slot(OLD, True, whole=True, given_up=True), 9) == book
 
 
 def test_only_one_at_a_time_and_the_same_one_goes_on() -> None:
