@@ -4,6 +4,11 @@ It waits until every line is ok, --timeout seconds at most: the bus is up and ca
 service is online, the detector answers a question and has a device, the vault opens, and what is configured to listen
 does so.
 
+In the trial of a system each network port that the box had when the update was applied must be there, and one that had
+a carrier and an address must have an address again, unless it has no carrier now: a cable may be out. The price: where
+DHCP gives no addresses for as long as the trials wait, the old system comes back, and the version is remembered as
+given up: millwright update os apply --again.
+
 Exit codes: 0 all is well, 1 something is not; 2 the configuration is wrong.
 """
 
@@ -15,7 +20,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-from appliance.cli import instance
+from appliance.cli import instance, reaching
 from appliance.cli.findings import Finding
 from appliance.errors import BusError, VaultError
 
@@ -85,7 +90,7 @@ async def _examined(config: "Config") -> AsyncIterator[Finding]:
     except BusError as error:
         yield Finding("bus", "fail", error.message, error.remedy or LOG.format(name="broker"))
     yield await asyncio.to_thread(_vault, config)
-    for one in await asyncio.to_thread(lambda: list(_doors(config))):
+    for one in await asyncio.to_thread(lambda: [*_doors(config), *_links(config)]):
         yield one
 
 
@@ -164,7 +169,7 @@ async def _detector(bus: "Bus", state: "State | None") -> Finding:
     return Finding("detector", "ok", f"answers, and computes on {device}")
 
 
-# ---- the vault, and doors -------------------------------------------------------------------------------------------
+# ---- the vault, doors, and links ------------------------------------------------------------------------------------
 
 
 def _vault(config: "Config") -> Finding:
@@ -189,6 +194,10 @@ def _doors(config: "Config") -> Iterator[Finding]:
     if config.broker.tls_port:
         host = config.broker.tls_address or "127.0.0.1"
         yield _listens("broker.tls_port", host, config.broker.tls_port)
+
+
+def _links(config: "Config") -> Iterator[Finding]:
+    return reaching.findings(config.paths.state, time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def _answers_http(name: str, port: int, path: str, service: str) -> Finding:
