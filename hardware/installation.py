@@ -105,8 +105,8 @@ def only(source: Source, found: Sequence[Disk], named: str) -> Disk:
     return possible[0]
 
 
-def write(source: Source, disk: Disk, work: Path) -> None:
-    """InstallationError names the step."""
+def write(source: Source, disk: Disk, work: Path) -> Path:
+    """The boot partition that was made. InstallationError names the step."""
     folder = work / "repart.d"
     folder.mkdir(parents=True)
     for name, text in definitions(source).items():
@@ -116,7 +116,9 @@ def write(source: Source, disk: Disk, work: Path) -> None:
     _run("udevadm", "settle")
     _run("blockdev", "--flushbufs", str(disk.device))
     _run("veritysetup", "verify", made["10-root.conf"], made["20-root-verity.conf"], source.roothash)
-    _copy_boot(source.boot.device, Path(made["00-esp.conf"]), work)
+    boot = Path(made["00-esp.conf"])
+    _copy_boot(source.boot.device, boot, work)
+    return boot
 
 
 def _nodes(told: str) -> dict[str, str]:

@@ -107,11 +107,27 @@ def boot_partition(root: Path = Path("/")) -> Partition:
     try:
         identity = UUID(told)
         device = (root / "dev/disk/by-partuuid" / str(identity)).resolve(strict=True)
-        facts = root / "sys/class/block" / device.name
+    except (OSError, ValueError) as error:
+        raise SlotError(f"the boot partition {told}: {error}") from error
+    return _described(device, identity, root)
+
+
+def partition(device: Path, root: Path = Path("/")) -> Partition:
+    """One of a disk that was just written. SlotError."""
+    links = (root / "dev/disk/by-partuuid").glob("*")
+    identity = next((UUID(link.name) for link in links if link.resolve() == device.resolve()), None)
+    if identity is None:
+        raise SlotError(f"{device} is no partition with an id of its own")
+    return _described(device.resolve(), identity, root)
+
+
+def _described(device: Path, identity: UUID, root: Path) -> Partition:
+    facts = root / "sys/class/block" / device.name
+    try:
         block = int((facts.resolve().parent / "queue/logical_block_size").read_text())
         number, start, length = (int((facts / name).read_text()) for name in ("partition", "start", "size"))
     except (OSError, ValueError) as error:
-        raise SlotError(f"the boot partition {told}: {error}") from error
+        raise SlotError(f"the boot partition {device}: {error}") from error
     return Partition(number, start * 512 // block, length * 512 // block, identity)
 
 

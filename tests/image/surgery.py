@@ -92,12 +92,14 @@ def listed(machine: Machine) -> set[str]:
     return {line.rpartition("/")[2] for line in esp(machine, "mdir", "-b", FOLDER).split()}
 
 
-def other_words(where: Places, image: Path, words: str, *, sign: bool = True) -> None:
-    """The same kernel with more words on its command line, signed anew or not at all."""
+def other_words(where: Places, image: Path, words: str, *, sign: bool = True, known: bool = True) -> None:
+    """The same kernel with more words on its command line, signed anew or not at all; `known`: by the key that the data
+    open to."""
     key = f"--secureboot-private-key={where.keys}/secure-boot.key --secureboot-certificate={where.keys}/secure-boot.crt"
-    pcr = f"--pcr-private-key={where.keys}/pcr.key --pcr-banks=sha256"
+    pcr = f"--pcr-private-key={f'{where.keys}/pcr.key' if known else '/tmp/stranger.key'} --pcr-banks=sha256"
     script = f"""set -eu
 cd /tmp
+openssl genrsa -out stranger.key 2048 2>/dev/null
 for part in linux initrd cmdline osrel uname ucode; do
     objcopy --dump-section .$part=$part {image} /dev/null 2>/dev/null || :
 done

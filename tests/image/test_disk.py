@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from tests.image.boxes import FEW_MINUTES, Box, recovery_key
+from tests.image.boxes import FEW_MINUTES, Box, recovery_key, up
 from tools.imaging import releasing
 from tools.imaging.machine import Machine, Running
 from tools.imaging.places import Places
@@ -37,35 +37,39 @@ def test_without_a_tpm_the_recovery_key_opens_it_each_time(box: Box) -> None:
 
 
 def test_a_box_without_a_tpm_opens_by_its_parts_and_no_other_box_does(where: Places, old: Path) -> None:
-    machine = Machine(where, where.trials / "parts-bound", tpm="", extra=BOX)
+    machine = Machine(where, where.trials / "parts-bound", tpm="", watchdog="", extra=BOX)
     machine.prepare(releasing.raw_image(old))
     with machine.running() as running:
         running.wait_probe()
         assert running.run("systemctl is-system-running --wait", FEW_MINUTES).text.strip() == "running"
         running.wait_for("does not protect from: the whole box, stolen", 60)
         assert "open by fingerprint" in running.check("millwright health --timeout 300", FEW_MINUTES)
+        running.check("lsmod | grep softdog; systemctl show -p WatchdogDevice | grep /dev/watchdog0")
         assert re.search("does not +the whole box, stolen", running.check("millwright vault status"))
-        key = recovery_key(running)
+        unseen = recovery_key(running)
+        running.check("touch /var/lib/etc/recovery-key-unseen")  # as where the power is cut before it is shown
         running.shut_down()
     with machine.running() as running:
         _opens_by_itself(running)
+        key = recovery_key(running)
+        running.check("! test -e /var/lib/etc/recovery-key-unseen")
         running.shut_down()
     with replace(machine, extra=OTHER).running() as running:
-        _opened_by_recovery_key(running, "bound to the parts of another box", key)
+        _opened_by_recovery_key(running, "bound to the parts of another box", key, wrong=unseen)
     with replace(machine, extra=OTHER).running() as running:
         _opens_by_itself(running)
 
 
 def _opens_by_itself(running: Running) -> None:
-    running.wait_probe()
+    up(running)
     assert not re.search(ASKED, running.console())
 
 
-def _opened_by_recovery_key(running: Running, told: str, key: str) -> None:
+def _opened_by_recovery_key(running: Running, told: str, key: str, wrong: str = "not-the-key") -> None:
     """Which leaves no trace of itself. The power is cut behind it: what was bound stays bound."""
     running.wait_for(told, FEW_MINUTES)
     running.wait_for(ASKED, FEW_MINUTES)
-    running.type("not-the-key\r")
+    running.type(f"{wrong}\r")
     running.wait_for(ASKED, FEW_MINUTES, len(running.console()))
     running.type(f"{key.upper()}\r")
     running.wait_probe()

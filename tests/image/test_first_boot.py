@@ -17,7 +17,8 @@ FEW_MINUTES = 600.0
 TOPIC = f"mw/v1/reading/{readings.ASSET}"
 ROWS = 460  # on guard from 400 on
 UNITS = ("vault", "broker", "record", "detect", "update", "ingest")
-ONE_SHOTS = ("boot-options", "deadline", "first-boot", "health", "ports", "settle")
+CONFIGURED = ("infer", "forward", "metrics")  # and only then they run
+ONE_SHOTS = ("boot-options", "deadline", "first-boot", "health", "ports", "settle", "system-update")
 LIMITS = {"millwright-infer.service": 3.5}
 LIMIT = 2.0
 
@@ -113,7 +114,7 @@ def test_no_core_is_dumped_and_the_clock_has_a_floor(first_boot: Running) -> Non
     assert int(first_boot.check("date +%s")) >= floor
 
 
-@pytest.mark.parametrize("name", [*UNITS, "infer", *ONE_SHOTS])
+@pytest.mark.parametrize("name", [*UNITS, *CONFIGURED, *ONE_SHOTS])
 def test_its_unit_is_sandboxed(first_boot: Running, name: str) -> None:
     """All but ssh: what a seed's key opens is a shell for the administrator, and held by what the image is."""
     unit = f"millwright-{name}.service"

@@ -15,6 +15,7 @@ from tools.imaging.places import Places
 STICK_GB = 4
 INSIDE = "inside.raw"
 NVME = "nvme,serial=NV4K0001,logical_block_size=4096,physical_block_size=4096"
+LEFT = "usb-storage,removable=on,drive=left"
 MENU = r"Install Millwright on a disk"
 NUMBER = r"Number of the disk"
 
@@ -37,19 +38,36 @@ def test_a_stick_installs_itself_on_a_disk_of_large_sectors(where: Places, old: 
     with replace(machine, disk=INSIDE, attached=NVME, extra=()).running() as running:
         up(running)
         assert running.check("cat /sys/block/nvme0n1/queue/logical_block_size").strip() == "4096"
+        said = running.check("journalctl -u millwright-boot-options.service --no-pager -o cat")
+        assert "the boot options stand" in said, said  # the installer wrote them
         running.shut_down()
 
 
+def test_who_missed_the_menu_of_a_stick_is_asked(where: Places, old: Path) -> None:
+    with _stick(where, old).running() as running:
+        running.wait_for("Type install and Enter", 2 * FEW_MINUTES)
+        running.type("install\r")
+        running.wait_for(NUMBER, FEW_MINUTES)
+        running.type("\r")
+        running.wait_for("nothing was written", FEW_MINUTES)
+
+
 def test_a_seed_installs_it_without_a_person(where: Places, old: Path) -> None:
-    """And switches the machine off; the box has what else the seed says. The stick keeps its seed."""
+    """And switches the machine off; the box has what else the seed says. The stick keeps its seed; left in the machine
+    it does no harm, though its partitions have the same names."""
     machine = _stick(where, old)
     surgery.sow(machine, 'install = "only"\nhost_name = "press-3"\n')
     with machine.running() as running:
         running.wait_for("nvme0n1 was written and verified", 2 * FEW_MINUTES)
         running.wait_for_end(FEW_MINUTES)
     assert surgery.SEED in surgery.esp(machine, "mdir", "-b", "-a", "::/")
-    with replace(machine, disk=INSIDE, attached=NVME, extra=()).running() as running:
+    left = ("-usb", "-drive", f"if=none,id=left,format=raw,file={machine.folder / machine.disk}", "-device", LEFT)
+    with replace(machine, disk=INSIDE, attached=NVME, extra=left).running() as running:
         up(running)
+        for name in ("root", "data"):
+            under = running.check(f"ls /sys/class/block/$(basename $(readlink -f /dev/mapper/{name}))/slaves").split()
+            assert all(part.startswith("nvme0n1p") for part in under), (name, under)
+        assert "millwright-data" not in running.check("lsblk --noheadings --output PARTLABEL /dev/sda")
         assert running.check("hostname").strip() == "press-3"
         assert surgery.SEED not in running.check("ls $(bootctl --print-boot-path)")
         running.shut_down()

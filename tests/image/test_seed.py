@@ -6,10 +6,12 @@ from appliance.config.seed import LABEL
 from tests.image import surgery
 from tests.image.boxes import has_its_data, recovery_key, state, with_stick
 from tools.imaging import releasing
-from tools.imaging.machine import Machine
+from tools.imaging.machine import Machine, Running
 from tools.imaging.places import Places
 
 STICK_BYTES = 64 << 20
+SCREEN = ("-device", "VGA")
+SHOWN = "/dev/vcs1"  # what is on the screen at this moment, row by row
 SEED = """host_name = "press-2"
 
 [[network]]
@@ -28,7 +30,7 @@ WRONG = SEED.replace("192.0.2.10/24", "192.0.2.999/24").replace("press-2", "pres
 
 
 def test_a_wrong_seed_is_told_and_a_right_one_applied_and_wiped(where: Places, old: Path) -> None:
-    machine = Machine(where, where.trials / "seeded")
+    machine = Machine(where, where.trials / "seeded", extra=SCREEN)
     machine.prepare(releasing.raw_image(old))
     surgery.sow(machine, WRONG)
     with machine.running() as running:
@@ -37,6 +39,7 @@ def test_a_wrong_seed_is_told_and_a_right_one_applied_and_wiped(where: Places, o
         recovery_key(running)
         said = running.wait_for(r"The seed was not applied:(?s:.{0,400})", 60)[0]
         assert "192.0.2.999/24" in said, said
+        _is_on_the_screen(running, "The seed was not applied:", "192.0.2.999/24")
         assert running.check("hostname").strip() == "millwright"
         assert "192.0.2.10" not in running.check("ip -4 addr")
         running.shut_down()
@@ -72,6 +75,14 @@ def test_a_seed_on_a_stick_gives_secrets_and_settings_at_the_first_start(where: 
         running.shut_down()
     assert surgery.SEED not in surgery.inside(where, ["mdir", "-b", "-a", "-i", str(stick), "::/"])
     assert b"out-of-sight" not in stick.read_bytes()
+
+
+def _is_on_the_screen(running: Running, *lines: str) -> None:
+    """Above the prompt, which getty draws when all else has started; nobody need have watched the start."""
+    running.check(f"for i in $(seq 120); do grep -qa 'login:' {SHOWN} && break; sleep 1; done")
+    screen = running.check(f"cat {SHOWN}")
+    for one in (*lines, "login:"):
+        assert one in screen, screen
 
 
 def _stick(machine: Machine, seed: str) -> Path:

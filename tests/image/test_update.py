@@ -1,5 +1,6 @@
 """From one system to the next and back: what is good is blessed, what is broken ends on the system before it."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from tests.image.boxes import (
 from tools.imaging.machine import dropin
 from tools.imaging.places import Places
 
+BY_ITSELF = f'[update]\nsystem = "newest"\nsources = ["{UPDATES}"]\n'
 IMPATIENT = "[Service]\nExecStart=\nExecStart=/usr/bin/millwright health --timeout 120\n"
 ENDLESS = "[Service]\nExecStart=\nExecStart=/usr/bin/sleep infinity\nTimeoutStartSec=infinity\n"
-SOON = "[Timer]\nOnBootSec=\nOnBootSec=5min\n"
+SOON = "[Timer]\nOnActiveSec=\nOnActiveSec={minutes}min\n"
 
 
 def test_an_update_is_planned_and_applied(box: Box, stick: Path) -> None:
@@ -63,7 +65,8 @@ def test_a_good_update_is_blessed_and_settled_and_there_is_no_way_behind_it(appl
 
 
 def test_a_difference_makes_the_system_that_was_signed(box: Box, where: Places, old: Path, new: Path) -> None:
-    """The box has the old root; what is fetched is what changed. The rebuilt one starts by the hash that was signed."""
+    """The box has the old root; what is fetched is what changed. The rebuilt one starts by its signed hash. The
+    box does it by itself, in the sandbox of a unit."""
     machine = with_stick(box.copy("nearer"), offers.stick(where, old, new, differences=True))
     with machine.running() as running:
         up(running)
@@ -72,9 +75,12 @@ def test_a_difference_makes_the_system_that_was_signed(box: Box, where: Places, 
         plan = running.check(f"millwright update os plan --from {UPDATES}", 600)
         print(plan)
         assert "system by a difference, kernel by a difference" in plan, plan
-        assert f"{NEW} is waiting" in running.check(f"millwright update os apply --from {UPDATES}", 1800)
-        running.run("nohup systemctl reboot >/dev/null 2>&1 &")
+        running.check(f"printf '%s' '{BY_ITSELF}' >>/etc/millwright/millwright.toml; millwright config check")
+        running.check("systemctl start --no-block millwright-system-update.service")  # as its timer does
+        running.wait_for("reboot: Restarting system", 1800)
         comes_up(running, NEW)
+        said = running.check("journalctl -u millwright-system-update.service --no-pager -o cat")
+        assert f"{NEW} is tried by a restart" in said, said
         witness_stands(running)
         vault_is_open(running)
         said = running.check("millwright update os status")
@@ -136,17 +142,37 @@ def test_a_trial_that_comes_to_no_end_is_given_up(applied: Box) -> None:
     machine = applied.copy("endless")
     surgery.put_entry(machine, surgery.take_entry(machine))
     endless = dropin("millwright-health.service", "endless", ENDLESS)
-    with replace(machine, extra=(*endless, *dropin("millwright-deadline.timer", "soon", SOON))).running() as running:
+    with replace(
+        machine, extra=(*endless, *dropin("millwright-deadline.timer", "soon", SOON.format(minutes=5)))
+    ).running() as running:
         comes_up(running, OLD)
         stands_on_old(running)
-        assert "Forcibly rebooting: unit failed" in running.console()
+        restarted = re.search(r"\[ *(\d+)\.\d+\] reboot: Restarting system", running.console())
+        assert restarted, "it was not restarted by its kernel"
+        assert int(restarted[1]) > 5 * 60
         running.shut_down()
 
 
-def _changed(where: Places, image: Path, words: str, *, sign: bool = True) -> Path:
+def test_a_trial_that_gets_stuck_before_its_system_is_given_up(applied: Box, where: Places) -> None:
+    """One that finds no root, and one that the data do not open to. Nobody is there to type."""
+    machine = applied.copy("stuck")
+    image = surgery.take_entry(machine)
+    surgery.put_entry(machine, _changed(where, image, f"roothash={'0' * 64}"), "1.3")
+    surgery.put_entry(machine, _changed(where, image, "", known=False), "1.2")
+    soon = dropin("millwright-initrd-deadline.timer", "soon", SOON.format(minutes=3))
+    with replace(machine, extra=soon).running() as running:
+        comes_up(running, OLD)
+        stands_on_old(running)
+        assert "does not find its root or its data" in running.console()
+        assert "a trial of a new system, which does not open the data" in running.console()
+        running.shut_down()
+    assert surgery.listed(machine) == {f"millwright_{OLD}.efi", "millwright_1.3+0-1.efi", "millwright_1.2+0-1.efi"}
+
+
+def _changed(where: Places, image: Path, words: str, *, sign: bool = True, known: bool = True) -> Path:
     other = image.with_name("changed.efi")
     other.write_bytes(image.read_bytes())
-    surgery.other_words(where, other, words, sign=sign)
+    surgery.other_words(where, other, words, sign=sign, known=known)
     return other
 
 

@@ -76,3 +76,21 @@ def test_the_loader_is_that_of_the_processor(tmp_path: Path) -> None:
 def test_a_loader_that_does_not_say_where_it_came_from(tmp_path: Path) -> None:
     with pytest.raises(SlotError, match="does not say"):
         options.boot_partition(tmp_path)
+
+
+def test_a_partition_of_a_disk_that_was_just_written(tmp_path: Path) -> None:
+    """Its place is told in the disk's own sectors, here of 4096 bytes; /sys counts by 512."""
+    disk, links, device = tmp_path / "sys/block/nvme0n1", tmp_path / "dev/disk/by-partuuid", tmp_path / "dev/nvme0n1p1"
+    (disk / "queue").mkdir(parents=True)
+    (disk / "queue/logical_block_size").write_text("4096\n")
+    (disk / "nvme0n1p1").mkdir()
+    for name, number in (("partition", 1), ("start", 2048), ("size", 1048576)):
+        (disk / "nvme0n1p1" / name).write_text(f"{number}\n")
+    (tmp_path / "sys/class/block").mkdir(parents=True)
+    (tmp_path / "sys/class/block/nvme0n1p1").symlink_to(disk / "nvme0n1p1")
+    links.mkdir(parents=True)
+    device.touch()
+    (links / str(WHERE.id)).symlink_to(device)
+    assert options.partition(device, tmp_path) == options.Partition(1, 256, 131072, WHERE.id)
+    with pytest.raises(SlotError, match="no partition with an id"):
+        options.partition(tmp_path / "dev/sda1", tmp_path)

@@ -29,6 +29,7 @@ from tools.imaging import builder, places
 from tools.imaging.places import Places
 
 MQTT_TLS = 8883
+PRESS_AGAIN_S = 60.0
 POLL_S = 0.5
 BOOT_S = 900.0  # for a first boot on two busy cores, without KVM
 MADE = "made"  # its time is that of the disk
@@ -37,6 +38,7 @@ Description=A shell for tests
 ConditionPathExists=!/etc/initrd-release
 DefaultDependencies=no
 After=sysinit.target
+StartLimitIntervalSec=0
 [Service]
 ExecStart=/bin/sh -c 'while [ ! -e /dev/virtio-ports/millwright.probe ]; do sleep 1; done; \
 exec 3<>/dev/virtio-ports/millwright.probe; exec /bin/sh <&3 >&3 2>&3'
@@ -102,6 +104,7 @@ class Machine:
     probe: bool = True
     attached: str = "virtio-blk-pci"  # QEMU's device that the disk is, with what it wants to know beside the drive
     opened: int = MQTT_TLS  # the port of the guest that one of the host leads to
+    watchdog: str = "i6300esb"  # of the board; empty: none
     recording: str = ""  # the file in `folder` that gets what is written on the disk: see `writes`; empty: none
     extra: tuple[str, ...] = ()
 
@@ -169,8 +172,9 @@ class Machine:
             *["-chardev", f"socket,id=serial,path={folder}/serial.sock,server=on,wait=off,logfile={folder}/serial.log"],
             *["-serial", "chardev:serial"],
             *["-qmp", f"unix:{folder}/monitor.sock,server=on,wait=off"],
-            *["-device", "i6300esb", "-action", "watchdog=reset"],
         ]
+        if self.watchdog:
+            arguments += ["-device", self.watchdog, "-action", "watchdog=reset"]
         if self._tpm:
             arguments += ["-chardev", f"socket,id=tpm,path={folder}/tpm.sock", "-tpmdev", "emulator,id=tpm,chardev=tpm"]
             arguments += ["-device", f"{self.model.tpm},tpmdev=tpm"]
@@ -298,9 +302,13 @@ class Running:
         self._hang_up()
 
     def shut_down(self, seconds: float = 300) -> None:
-        """By the power button."""
-        self._monitor("system_powerdown")
-        self.wait_for_end(seconds)
+        """By the power button, which is pressed again where nothing in the guest was listening yet."""
+        end = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < end - PRESS_AGAIN_S:
+            with suppress(OSError, MachineError):  # it may end at this moment
+                self._monitor("system_powerdown")
+                self.wait_for_end(PRESS_AGAIN_S)
+        self.wait_for_end(max(0.0, end - time.monotonic()))
 
     def wait_for_end(self, seconds: float) -> None:
         """Until the guest has switched the machine off. MachineError."""
