@@ -2,7 +2,8 @@
 
 It looks for a seed, one TOML file called millwright-seed.toml, on a stick labelled MWSEED and on the boot partition. A
 seed is checked whole before anything is changed, applied, and then wiped. Without one the box is set up with what the
-image says. It may be called at every boot, and goes on where the power was cut.
+image says; a new box waits 12 seconds for a stick first. It may be called at every boot, and goes on where the power
+was cut.
 
 What flash keeps of a wiped file in its spare cells is out of reach: where a stick may have been copied or is lost,
 change the secrets that were on it.
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     screens = sowing.Screens(args.root, args.console)
     try:
-        with sowing.found(args.root, args.seed) as place:
+        with sowing.found(args.root, args.seed, _patience(args)) as place:
             return _checked(place) if args.check else _set_up(args, place, screens)
     except ConfigError as error:
         screens.tell("The seed was not applied:", str(error))
@@ -82,6 +83,14 @@ def run(args: argparse.Namespace) -> int:
     except MillwrightError as error:
         screens.tell("The box could not be set up; it is tried again at the next boot:", str(error))
         return error.exit_code
+
+
+def _patience(args: argparse.Namespace) -> sowing.Patience:
+    """A stick may come up later than this. One that is missed is never taken, as a box that was set up takes no seed:
+    so a new one waits. Below another root no stick comes up."""
+    if args.check or args.root != Path("/"):
+        return sowing.ONE_LOOK
+    return sowing.ONE_LOOK if sowing.Journal(_state(args)).progress.finished else sowing.NEW_BOX
 
 
 def _checked(place: Path | None) -> int:
@@ -93,9 +102,7 @@ def _checked(place: Path | None) -> int:
 
 
 def _set_up(args: argparse.Namespace, place: Path | None, screens: sowing.Screens) -> int:
-    config = args.root / "etc/millwright/millwright.toml"
-    args.config = config if args.config is None and config.exists() else args.config
-    state = instance.configuration(args)[0].paths.state
+    state = _state(args)
     with files.held(state / "first-boot.lock", "sets up the box"):
         journal = sowing.Journal(state)
         if _wiping(journal, place):
@@ -106,6 +113,13 @@ def _set_up(args: argparse.Namespace, place: Path | None, screens: sowing.Screen
         seed, outcome, digest = _understood(place) if place else (None, _without_seed(), NOTHING)
         journal.begin(digest, str(place or ""), seed.later if seed else journal.progress.later)
         return _carried_out(Site(args.root, args, outcome, place, journal, screens))
+
+
+def _state(args: argparse.Namespace) -> Path:
+    """The folder, by the configuration that is named, else that of the box."""
+    config = args.root / "etc/millwright/millwright.toml"
+    args.config = config if args.config is None and config.exists() else args.config
+    return instance.configuration(args)[0].paths.state
 
 
 def _wanted(args: argparse.Namespace, journal: sowing.Journal, place: Path | None, screens: sowing.Screens) -> bool:

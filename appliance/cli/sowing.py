@@ -8,8 +8,10 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -24,6 +26,8 @@ CONSOLE = Path("/dev/console")
 MOUNTED = "run/millwright-seed"
 BOOT_FOLDERS = ("boot", "efi", "boot/efi")
 MOUNT_S = 30
+SETTLE_S = 30  # that udev may take over what is plugged in
+LOOK_S = 0.25
 MAX_JOURNAL = 64 << 10
 _FILLS = (b"\xff", b"\0")  # no text begins with either
 
@@ -76,8 +80,21 @@ class Journal:
 # ---- the seed -------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Patience:
+    """With a stick: how long it is looked for where there is no seed at all. Without any, once."""
+
+    seconds: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    rest: Callable[[float], None] = time.sleep
+
+
+ONE_LOOK = Patience()
+NEW_BOX = Patience(12.0)  # a stick is told of by its port when it likes, seconds after the box has started this far
+
+
 @contextmanager
-def found(root: Path, named: Path | None) -> Iterator[Path | None]:
+def found(root: Path, named: Path | None, patience: Patience = ONE_LOOK) -> Iterator[Path | None]:
     """The seed: the one that is named, else that of a labelled stick, which is mounted for as long as the block lasts,
     else that of the boot partition. ConfigError where the named one is not there, or a stick cannot be mounted."""
     if named is not None:
@@ -85,14 +102,36 @@ def found(root: Path, named: Path | None) -> Iterator[Path | None]:
             raise ConfigError(f"{named} is not there", "Name a seed that can be read with --seed.")
         yield named
         return
+    _wait_for_stick(root, patience)
     with _stick(root) as stick:
         folders = [*([stick] if stick else []), *(root / name for name in BOOT_FOLDERS)]
         yield next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
 
 
+def _wait_for_stick(root: Path, patience: Patience) -> None:
+    device, folders = _device(root), (MOUNTED, *BOOT_FOLDERS)
+    if not patience.seconds or device.exists() or any((root / name / FILE).is_file() for name in folders):
+        return
+    _settle(device)
+    end = patience.clock() + patience.seconds
+    while not device.exists() and patience.clock() < end:
+        patience.rest(LOOK_S)
+
+
+def _settle(device: Path) -> None:
+    """What is plugged in has its name after this. Where udev is away or stuck, it is looked for all the same."""
+    command = ["udevadm", "settle", f"--timeout={SETTLE_S}", f"--exit-if-exists={device}"]
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, capture_output=True, timeout=2 * SETTLE_S, check=False)
+
+
+def _device(root: Path) -> Path:
+    return root / "dev/disk/by-label" / LABEL
+
+
 @contextmanager
 def _stick(root: Path) -> Iterator[Path | None]:
-    device, folder = root / "dev/disk/by-label" / LABEL, root / MOUNTED
+    device, folder = _device(root), root / MOUNTED
     if (folder / FILE).is_file() or not device.exists():
         yield folder if folder.is_dir() else None
         return
