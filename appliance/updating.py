@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, get_args
 from appliance import __version__
 from appliance.config.document import Document
 from appliance.config.schema import Config
+from appliance.config.updating import Update as Settings
 from appliance.errors import StoreError
 from appliance.inference.library import Library
 from appliance.services import receipts
@@ -201,8 +202,12 @@ def _habits(config: Config) -> Habits:
     settings = config.update
     secret = config.paths.state / opening.FOLDER / "host-secret"
     device = settings.device or identity.Box(host_secret=secret).box_id(create=True)
-    hours = Hours(tuple(map(_window, settings.windows)), tuple(map(_window, settings.never)))
-    return Habits(Device(device, settings.labels), Policy(settings.automatic), hours)
+    return Habits(Device(device, settings.labels), Policy(settings.automatic), hours(settings))
+
+
+def hours(settings: Settings) -> Hours:
+    """When this box may change by itself."""
+    return Hours(tuple(map(_window, settings.windows)), tuple(map(_window, settings.never)))
 
 
 def _window(span: str) -> Window:

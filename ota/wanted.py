@@ -61,22 +61,30 @@ def wishes(
 
 def about(bundle: Bundle, campaign: Campaign | None, habits: Habits, now: datetime) -> Decision:
     """Whether this box takes it by itself now, and why."""
-    if habits.policy is Policy.NEVER:
+    if campaign is None or habits.policy is Policy.NEVER:
+        return unspoken(habits.policy, habits.hours, now)
+    if campaign.bundle != bundle.bundle:
+        return Decision(Choice.LEAVE, "no campaign speaks of it")
+    decision = campaigns.decide(campaign, habits.device, now)
+    return decision if decision.choice is not Choice.TAKE else _at_its_hours(decision, habits.hours, now)
+
+
+def unspoken(policy: Policy, hours: Hours, now: datetime) -> Decision:
+    """The same of what no campaign speaks of, as of the newest system."""
+    if policy is Policy.NEVER:
         return Decision(Choice.LEAVE, "this box takes nothing by itself")
-    if campaign is None or campaign.bundle != bundle.bundle:
-        if habits.policy is not Policy.NEWEST or campaign is not None:
-            return Decision(Choice.LEAVE, "no campaign speaks of it")
-        decision = Decision(Choice.TAKE, "it is the newest")
-    else:
-        decision = campaigns.decide(campaign, habits.device, now)
-    if decision.choice is not Choice.TAKE:
-        return decision
-    own = open_now(habits.hours, now)
+    if policy is not Policy.NEWEST:
+        return Decision(Choice.LEAVE, "no campaign speaks of it")
+    return _at_its_hours(Decision(Choice.TAKE, "it is the newest"), hours, now)
+
+
+def _at_its_hours(decision: Decision, hours: Hours, now: datetime) -> Decision:
+    own = open_now(hours, now)
     return decision if own.choice is Choice.TAKE else own
 
 
 def open_now(hours: Hours, now: datetime) -> Decision:
-    """Whether it is a time at which this box may change its models."""
+    """Whether it is a time at which this box may change by itself."""
     if not (hours.windows or hours.never):
         return Decision(Choice.TAKE, "at any time")
     # The same rules as a campaign's, by the same code.

@@ -18,11 +18,13 @@ SHARED = frozenset(
         "measuring",
         "nearby",
         "quantising",
+        "reaching",
         "recovery",
         "screen",
         "sowing",
         "systems",
         "systemupdates",
+        "unattended",
         "vaultcheck",
     }
 )  # files here that commands share and that are none themselves

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from appliance.config.document import Document
     from appliance.config.schema import Config
 
+BROKEN = 255
 SOCKET_PATH = 107  # bytes: sun_path of unix(7), less its closing zero
 
 
@@ -27,6 +29,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     show = verbs.add_parser("show", help="print all settings in effect as TOML")
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(run=run_show)
+    runs = verbs.add_parser(
+        "runs",
+        help="whether a service is to run",
+        description="Whether a service is to run, as systemd's ExecCondition= asks. Exit codes: 0 it is, 1 it is not, "
+        "255 the configuration is wrong.",
+    )
+    runs.add_argument("service", metavar="SERVICE")
+    runs.set_defaults(run=run_runs)
     reference = verbs.add_parser("reference", help="print what every setting means, as Markdown")
     reference.set_defaults(run=run_reference)
 
@@ -60,6 +70,19 @@ def run_show(args: argparse.Namespace) -> int:
     else:
         print(f"# {document.source}, with all defaults\n\n" + toml(settings), end="")
     return 0
+
+
+def run_runs(args: argparse.Namespace) -> int:
+    from appliance import assembly
+    from appliance.config.load import load
+
+    try:
+        config, _ = load(args.config)
+        assembly.choose((args.service,), config)  # its name
+    except ConfigError as error:
+        print(f"millwright: {error}", file=sys.stderr)
+        return BROKEN  # any less would skip the unit in silence
+    return 0 if args.service in assembly.choose((), config) else 1
 
 
 def run_reference(_: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from appliance.cli import instance
@@ -39,6 +40,7 @@ def register(nouns: Any) -> None:
     _which(apply)
     apply.add_argument("--again", action="store_true", help="even where it was given up here before")
     apply.add_argument("--restart", action="store_true", help="restart into it")
+    apply.add_argument("--by-itself", action="store_true", help="as a timer asks: what [update] allows, when it does")
     _verb(verbs, "rollback", run_rollback, "give up what is being installed, or tried")
     _verb(verbs, "settle", run_settle, "after a boot was blessed: what the restart has shown")
     _verb(verbs, "guard", run_guard, "before a boot is blessed: is it the one that was counted?")
@@ -116,8 +118,11 @@ def run_plan(args: argparse.Namespace) -> int:
 
 
 def run_apply(args: argparse.Namespace) -> int:
-    from appliance.cli import systems
+    from appliance.cli import reaching, systems, unattended
+    from hardware import links
 
+    if args.by_itself:
+        return unattended.run(args, _alone)
     with _alone(args) as box:
         found = systems.offered(box, args.version, args.place)
         updater = systems.updater(box, found.repository)
@@ -126,7 +131,10 @@ def run_apply(args: argparse.Namespace) -> int:
         if not plan.ok:
             _show(args, plan)
             return FORBIDDEN
+        if found.release.version in box.standing.refused:
+            systems.Slotted(box).withdraw(found.release.version)  # or it would be left as it is, with no try left
         updater.begin(found.signed, box.standing.running, time.time_ns())
+        reaching.note(box.config.paths.state, found.release.version, links.find(box.root))
         facts = systems.facts(box, updater.book, found.release)
         book = updater.carry_on(
             facts, time.time_ns, lambda step: None if args.json else print(f"{step} ...", flush=True)
@@ -146,7 +154,7 @@ def run_rollback(args: argparse.Namespace) -> int:
         active = updater.settle(time.time_ns()).active
         if active is not None and active.step is Step.TRYING:
             systems.Slotted(box).reject()
-        elif active is not None and active.step is Step.WAITING:
+        elif active is not None and active.step in (Step.WRITING, Step.WAITING):
             systems.Vaulted(box).commit()  # to the system that runs, and stays
         version = updater.give_up("a person gave it up", time.time_ns())
         runs = version == box.standing.running
@@ -158,14 +166,13 @@ def run_rollback(args: argparse.Namespace) -> int:
 
 
 def _planned(box: "Box", book: "Book", release: Any, again: bool) -> "Plan":
-    from msgspec.structs import replace
-
     from appliance.cli import systems
     from ota.system.plan import plan
 
+    facts = systems.facts(box, book, release)
     if again:
-        book = replace(book, refused={one: why for one, why in book.refused.items() if one != release.version})
-    return plan(release, systems.facts(box, book, release))
+        facts = replace(facts, refused={one: why for one, why in facts.refused.items() if one != release.version})
+    return plan(release, facts)
 
 
 @contextmanager

@@ -89,7 +89,8 @@ class Ssh(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Updates(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where models and systems come from: `sources` and `fleet` of `[update]`."""
+    """Where models and systems come from: `sources` and `fleet` of `[update]`. With other keys of it, `system` or
+    `windows`, write all of them under `[config.update]` instead."""
 
     sources: Annotated[
         list[Annotated[str, Meta(min_length=1, max_length=1024)]],
@@ -198,9 +199,11 @@ def problems(seed: Seed, document: Document) -> Iterator[ConfigError]:
             yield document.error(("secrets", name), "a secret has 1 to 65536 bytes", "Leave it out, or shorten it.")
     if "paths" in seed.config:
         yield document.error(("config", "paths"), "the image says where things are kept", "Leave it out.")
-    for twice, other in (("connectors", "connectors"), ("update", "updates")):
-        if twice in seed.config and (twice == "connectors" or seed.updates != Updates()):
-            yield document.error(("config", twice), "this is said twice", f"Write it under [{other}] alone.")
+    if "connectors" in seed.config:
+        yield document.error(("config", "connectors"), "this is said twice", "Write it under [connectors] alone.")
+    if "update" in seed.config and seed.updates != Updates():
+        remedy = "Write all of it under [config.update], and leave out [updates]."
+        yield document.error(("config", "update"), "this is said twice", remedy)
 
 
 def _network(one: Network, document: Document, path: tuple[str, ...]) -> Iterator[ConfigError]:

@@ -14,9 +14,9 @@ Span = Annotated[
 
 
 class Update(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a new model comes in: from where, when, and by what it is judged. Beside the one that runs it is compared,
-    and after it took over the one before is compared with it; what goes beyond these criteria is refused, or rolled
-    back."""
+    """How a new model comes in, or a new system: from where and when. By what a model is judged: beside the one that
+    runs it is compared, and after it took over the one before is compared with it; what goes beyond these criteria is
+    refused, or rolled back."""
 
     sources: Annotated[
         list[str],
@@ -46,6 +46,13 @@ class Update(Struct, frozen=True, forbid_unknown_fields=True):
             "version of what no campaign speaks of; or nothing."
         ),
     ] = "campaigns"
+    system: Annotated[
+        Literal["newest", "never"],
+        Meta(
+            description="And of the whole system: the newest release of the sources, looked for about every hour, with "
+            "the restart into it; or nothing."
+        ),
+    ] = "never"
     poll_minutes: Annotated[
         float,
         Meta(ge=0, le=43_200, description="The sources are looked at so often, a fifth more or less. 0: when asked."),
@@ -54,8 +61,8 @@ class Update(Struct, frozen=True, forbid_unknown_fields=True):
         list[Span],
         Meta(
             max_length=64,
-            description="When this box begins to take a model by itself, and when it changes to it, by its own time of "
-            "day: `22:00-05:30`, `sat sun 00:00-24:00`. Empty: at any time.",
+            description="When this box begins to take a model or a system by itself, and when it changes to it, by its "
+            "own time of day: `22:00-05:30`, `sat sun 00:00-24:00`. Empty: at any time.",
         ),
     ] = field(default_factory=list)
     never: Annotated[

@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from appliance.__main__ import main as millwright
-from appliance.cli import systems
+from appliance.cli import reaching, systems
 from appliance.config.load import load
+from appliance.runtime import files
+from hardware.links import Link
 from hardware.slots.fake import FakeSlots
 from ota.publish import systems as publishing
 from ota.system import making, updater
@@ -159,6 +162,37 @@ def test_a_version_that_does_not_start_is_given_up_and_not_tried_again(site: Sit
     assert code == 1
     assert "1.2 was given up here" in plan
     assert "higher version" in plan
+
+
+def test_a_version_that_was_given_up_is_tried_once_more_where_somebody_asks(site: Site) -> None:
+    site.publish("1.2", 2)
+    site.run("apply")
+    site.restart(broken=frozenset({"1.2"}))
+    assert site.run("apply")[0] == 1
+    code, said = site.run("apply", "--again")
+    assert code == 0, said
+    site.restart()
+    site.slots.bless()
+    site.run("settle")
+    assert site.book()["committed"] == "1.2"
+
+
+def test_the_links_of_the_box_are_noted_before_it_is_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[reaching.Note] = []
+
+    def install(version: str, folder: Path) -> None:
+        raw = files.read_sealed(site.box / "state" / reaching.NOTE, reaching.MAX_NOTE)
+        noted.append(msgspec.json.decode(raw or b"", type=reaching.Note))
+
+    site.publish("1.2", 2)
+    port = site.box / "sys/class/net/enp1s0"
+    (port / "device").mkdir(parents=True)
+    for name, text in {"address": "a8:b8:e0:05:1c:4d", "addr_assign_type": "0", "carrier": "1"}.items():
+        (port / name).write_text(f"{text}\n")
+    monkeypatch.setattr(site.slots, "install", install)
+    site.run("apply")
+    assert noted == [reaching.Note("1.2", (Link("a8:b8:e0:05:1c:4d", "enp1s0", carrier=True, leads_out=False),))]
+    assert (site.state / "links.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_downgrade_is_refused_after_a_commit(site: Site) -> None:
