@@ -138,6 +138,18 @@ def test_an_update_that_starts_and_does_not_work_ends_on_the_old_system(applied:
         running.shut_down()
 
 
+def test_a_trial_that_lost_the_network_port_is_given_up(applied: Box) -> None:
+    """As with a kernel that has no driver for it: nobody could reach the box to take it back."""
+    machine = applied.copy("deaf")
+    surgery.put_entry(machine, surgery.take_entry(machine))
+    impatient = dropin("millwright-health.service", "impatient", IMPATIENT)
+    with replace(machine, network="", extra=impatient).running() as running:
+        comes_up(running, OLD)
+        stands_on_old(running)
+        assert "it was there before the update, and is gone" in running.console()
+        running.shut_down()
+
+
 def test_a_trial_that_comes_to_no_end_is_given_up(applied: Box) -> None:
     machine = applied.copy("endless")
     surgery.put_entry(machine, surgery.take_entry(machine))

@@ -85,7 +85,7 @@ def renew(where: Places, what: Order) -> Path:
 
 def _digest(where: Places, what: Order) -> str:
     told = hashlib.sha256((repr(what) + application.identity()).encode())
-    made_of = [path for path in places.TREE.rglob("*") if path.is_file() and "README" not in path.name]
+    made_of = [path for path in places.TREE.rglob("*") if path.is_file() and path.suffix != ".md"]
     for path in sorted([*made_of, *application.LOCKED, *where.keys.iterdir()]):
         told.update(str(path).encode() + b"\0" + path.read_bytes())
     return told.hexdigest()

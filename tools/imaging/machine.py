@@ -105,6 +105,7 @@ class Machine:
     attached: str = "virtio-blk-pci"  # QEMU's device that the disk is, with what it wants to know beside the drive
     opened: int = MQTT_TLS  # the port of the guest that one of the host leads to
     watchdog: str = "i6300esb"  # of the board; empty: none
+    network: str = "virtio-net-pci"  # the card; empty: none
     recording: str = ""  # the file in `folder` that gets what is written on the disk: see `writes`; empty: none
     extra: tuple[str, ...] = ()
 
@@ -168,7 +169,8 @@ class Machine:
             *["-drive", f"if=none,id=disk,{self._drive}"],
             *["-device", f"{self.attached},drive=disk,bootindex=1"],
             *["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{self.opened}"],
-            *["-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"],
+            *(["-device", f"{self.network},netdev=net"] if self.network else []),
+            *["-device", "virtio-rng-pci"],
             *["-chardev", f"socket,id=serial,path={folder}/serial.sock,server=on,wait=off,logfile={folder}/serial.log"],
             *["-serial", "chardev:serial"],
             *["-qmp", f"unix:{folder}/monitor.sock,server=on,wait=off"],
