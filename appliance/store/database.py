@@ -14,7 +14,7 @@ from appliance.store import migrations
 _BUSY_S = 5.0
 _REMEDIES = {
     sqlite3.SQLITE_FULL: "Make room on its disk.",
-    sqlite3.SQLITE_IOERR: "Make room on its disk. Where it has room, it fails to read or write: replace it.",  # it may be full
+    sqlite3.SQLITE_IOERR: "Make room on its disk. Where it has room, it fails to read or write: replace it.",
     sqlite3.SQLITE_CANTOPEN: "Check that the folder exists and may be written.",
     sqlite3.SQLITE_READONLY: "Give the right to write the file and its folder.",
     sqlite3.SQLITE_BUSY: "Another program holds the file; close it.",
