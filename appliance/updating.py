@@ -18,7 +18,7 @@ from appliance import __version__
 from appliance.config.document import Document
 from appliance.config.schema import Config
 from appliance.config.updating import Update as Settings
-from appliance.errors import StoreError
+from appliance.errors import ConfigError, StoreError
 from appliance.inference.library import Library
 from appliance.services import receipts
 from appliance.services.offers import Offers
@@ -52,17 +52,24 @@ MAX_ROOT = 1 << 20  # bytes
 ANSWER_S = 5.0  # a receipt does not wait for a vault for long
 
 
-def service(config: Config, document: Document, bus: "Bus", library: Library, follows: str, check: "Check") -> Update:
-    """`follows`: the name of the detector's model. ConfigError where what is configured does not fit together."""
-    settings, folder = config.update, config.paths.state / FOLDER
-    logging.getLogger("tuf").setLevel(logging.WARNING)  # it tells each signature that it does not need
+def problems(config: Config, document: Document) -> Iterator[ConfigError]:
+    """What of `[update]` does not fit together."""
+    settings = config.update
     if settings.sources and not settings.fleet:
-        raise document.error(("update", "fleet"), "there are sources and no fleet", 'fleet = "..." in [update]')
+        yield document.error(("update", "fleet"), "there are sources and no fleet", 'fleet = "..." in [update]')
     for address in settings.sources:
         try:
             _checked(address, settings.ca_file)
         except OtaError as error:
-            raise document.error(("update", "sources"), error.message, error.remedy) from None
+            yield document.error(("update", "sources"), error.message, error.remedy)
+
+
+def service(config: Config, document: Document, bus: "Bus", library: Library, follows: str, check: "Check") -> Update:
+    """`follows`: the name of the detector's model. ConfigError where what is configured does not fit together."""
+    settings, folder = config.update, config.paths.state / FOLDER
+    logging.getLogger("tuf").setLevel(logging.WARNING)  # it tells each signature that it does not need
+    for problem in problems(config, document):
+        raise problem
     hold = Hold()
     local = Local(folder / "arriving", hold)
     origins = Origins(settings.sources, local, _supplies(config, library, hold), partial(_web, settings.ca_file), hold)

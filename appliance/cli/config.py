@@ -182,6 +182,7 @@ def problems(config: "Config", document: "Document") -> list[ConfigError]:
         _backend,
         _limits,
         _vault,
+        _updates,
     )
     return [problem for check in checks for problem in check(config, document)]
 
@@ -328,3 +329,10 @@ def _backend(config: "Config", document: "Document") -> Iterator[ConfigError]:
         computing.detector_folder(config)
     except InferenceError as error:
         yield document.error(("detect", "model"), error.message, error.remedy)
+
+
+def _updates(config: "Config", document: "Document") -> Iterator[ConfigError]:
+    if config.update.sources:
+        from appliance import updating
+
+        yield from updating.problems(config, document)

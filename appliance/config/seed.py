@@ -201,9 +201,23 @@ def problems(seed: Seed, document: Document) -> Iterator[ConfigError]:
         yield document.error(("config", "paths"), "the image says where things are kept", "Leave it out.")
     if "connectors" in seed.config:
         yield document.error(("config", "connectors"), "this is said twice", "Write it under [connectors] alone.")
-    if "update" in seed.config and seed.updates != Updates():
+    yield from _updates(seed, document)
+
+
+def _updates(seed: Seed, document: Document) -> Iterator[ConfigError]:
+    more = seed.config.get("update")
+    if not isinstance(more, dict):  # which its schema says, if it is there
+        more = {}
+    if more and seed.updates != Updates():
         remedy = "Write all of it under [config.update], and leave out [updates]."
         yield document.error(("config", "update"), "this is said twice", remedy)
+    places: tuple[tuple[tuple[str, ...], object, object], ...] = (
+        (("updates", "fleet"), seed.updates.sources, seed.updates.fleet),
+        (("config", "update", "fleet"), more.get("sources"), more.get("fleet")),
+    )
+    for place, sources, fleet in places:
+        if sources and not fleet:
+            yield document.error(place, "there are sources and no fleet", 'Add fleet = "...".')
 
 
 def _network(one: Network, document: Document, path: tuple[str, ...]) -> Iterator[ConfigError]:

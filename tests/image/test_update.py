@@ -25,7 +25,7 @@ from tests.image.boxes import (
 from tools.imaging.machine import dropin
 from tools.imaging.places import Places
 
-BY_ITSELF = f'[update]\nsystem = "newest"\nsources = ["{UPDATES}"]\n'
+BY_ITSELF = f'[update]\nfleet = "tests"\nsystem = "newest"\nsources = ["{UPDATES}"]\n'
 IMPATIENT = "[Service]\nExecStart=\nExecStart=/usr/bin/millwright health --timeout 120\n"
 ENDLESS = "[Service]\nExecStart=\nExecStart=/usr/bin/sleep infinity\nTimeoutStartSec=infinity\n"
 SOON = "[Timer]\nOnActiveSec=\nOnActiveSec={minutes}min\n"

@@ -108,6 +108,17 @@ class TestConfigCheck:
     def check(self, path: Path, *words: str) -> int:
         return main(["config", "check", str(path), *words])
 
+    def test_sources_of_updates_go_with_a_fleet(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "box.toml"
+        path.write_text('[update]\nsources = ["ftp://there"]\n')
+        assert self.check(path) == 2
+        told = capsys.readouterr()
+        said = told.out + told.err
+        assert f"{path}:2: update.fleet: there are sources and no fleet" in said
+        assert "'ftp://there/metadata' is not an address of the web" in said
+        path.write_text('[update]\nfleet = "plant-a"\nsources = ["/media/*"]\n')
+        assert self.check(path) == 0
+
     def test_a_good_one(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "box.toml"
         path.write_text(f'[paths]\nstate = "{tmp_path}"\nrun = "/tmp/mw"\n[connectors.simulator]\n')

@@ -114,6 +114,8 @@ def test_no_secret_stands_in_what_may_be_logged() -> None:
         ("[config.paths]\nstate = '/'", "seed.toml:1: config.paths:", "Leave it out"),
         ("[config.connectors.host]", "seed.toml:1: config.connectors", "[connectors]"),
         ("[updates]\nfleet = 'a'\n[config.update]\nfleet = 'b'", "seed.toml:3: config.update:", "[updates]"),
+        ("[updates]\nsources = ['/media/*']", "seed.toml:1: updates.fleet:", "fleet ="),
+        ("[config.update]\nsources = ['/media/*']", "seed.toml:1: config.update.fleet:", "fleet ="),
         ("host_name = ", "seed.toml: ", "Mend the TOML"),
         ("network = 3", "seed.toml:1: network", "--reference"),
     ],
