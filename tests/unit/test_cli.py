@@ -114,7 +114,7 @@ class TestConfigCheck:
         assert self.check(path) == 2
         told = capsys.readouterr()
         said = told.out + told.err
-        assert f"{path}:2: update.fleet: there are sources and no fleet" in said
+        assert f"{path}:1: update.fleet: there are sources and no fleet" in said
         assert "'ftp://there/metadata' is not an address of the web" in said
         path.write_text('[update]\nfleet = "plant-a"\nsources = ["/media/*"]\n')
         assert self.check(path) == 0
