@@ -15,6 +15,7 @@ from tools.imaging.machine import Running
 
 FEW_MINUTES = 600.0
 TOPIC = f"mw/v1/reading/{readings.ASSET}"
+ALARM = f"mw/v1/alarm/{readings.ASSET}"  # of an anomaly: that no more readings come is told below it
 ROWS = 460  # on guard from 400 on
 UNITS = ("vault", "broker", "record", "detect", "update", "ingest")
 CONFIGURED = ("infer", "forward", "metrics")  # and only then they run
@@ -128,9 +129,9 @@ def test_its_unit_is_sandboxed(first_boot: Running, name: str) -> None:
 
 
 def test_a_reading_over_tls_ends_as_an_alarm_seen_from_outside(first_boot: Running, tmp_path: Path) -> None:
-    readings.certify(first_boot, tmp_path, "mw/v1/alarm/line1/#")
+    readings.certify(first_boot, tmp_path, ALARM)
     rows = "\n".join(json.dumps(row) for row in _rows())
-    options = ["-t", "mw/v1/alarm/line1/#", "-C", "1", "-W", "900"]
+    options = ["-t", ALARM, "-C", "1", "-W", "900"]
     listener = readings.client("mosquitto_sub", first_boot, tmp_path, *options)
     with subprocess.Popen(listener, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as alarms:
         sent = readings.client("mosquitto_pub", first_boot, tmp_path, "-q", "1", "-t", TOPIC, "-l")
