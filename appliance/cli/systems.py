@@ -7,7 +7,7 @@ import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -359,3 +359,16 @@ def _past_s() -> float:
     from hardware import clock
 
     return clock.find(time.time()).floor_s
+
+
+def install(box: Box, updater: Updater, found: Offered, tell: Callable[[str], None]) -> Book:
+    """Up to the restart; `tell` hears of each step. The links that the box has are noted before, for its trial."""
+    from appliance.cli import reaching
+    from hardware import links
+
+    version = found.release.version
+    if version in box.standing.refused:
+        Slotted(box).withdraw(version)  # or it would be left as it is, with no try left
+    updater.begin(found.signed, box.standing.running, time.time_ns())
+    reaching.note(box.config.paths.state, version, links.find(box.root))
+    return updater.carry_on(facts(box, updater.book, found.release), time.time_ns, tell)

@@ -118,8 +118,7 @@ def run_plan(args: argparse.Namespace) -> int:
 
 
 def run_apply(args: argparse.Namespace) -> int:
-    from appliance.cli import reaching, systems, unattended
-    from hardware import links
+    from appliance.cli import systems, unattended
 
     if args.by_itself:
         return unattended.run(args, _alone)
@@ -131,13 +130,8 @@ def run_apply(args: argparse.Namespace) -> int:
         if not plan.ok:
             _show(args, plan)
             return FORBIDDEN
-        if found.release.version in box.standing.refused:
-            systems.Slotted(box).withdraw(found.release.version)  # or it would be left as it is, with no try left
-        updater.begin(found.signed, box.standing.running, time.time_ns())
-        reaching.note(box.config.paths.state, found.release.version, links.find(box.root))
-        facts = systems.facts(box, updater.book, found.release)
-        book = updater.carry_on(
-            facts, time.time_ns, lambda step: None if args.json else print(f"{step} ...", flush=True)
+        book = systems.install(
+            box, updater, found, lambda step: None if args.json else print(f"{step} ...", flush=True)
         )
     _tell(args, book)
     if args.restart and book.active is not None:

@@ -104,8 +104,7 @@ def _found(box: "Box", active: "Update | None") -> "Offered":
 
 def _installed(box: "Box", found: "Offered", tell: Callable[[str], None]) -> "tuple[Ruling, Update | None]":
     """Up to the restart, where nothing speaks against it."""
-    from appliance.cli import reaching, systems
-    from hardware import links
+    from appliance.cli import systems
     from ota.system.book import Step
     from ota.system.plan import plan
 
@@ -117,9 +116,7 @@ def _installed(box: "Box", found: "Offered", tell: Callable[[str], None]) -> "tu
         updater.give_up(why, time.time_ns())
     ruling = unattended.judged(plan(release, systems.facts(box, updater.book, release)))
     if ruling.act is Act.INSTALL:
-        updater.begin(found.signed, box.standing.running, time.time_ns())
-        reaching.note(box.config.paths.state, release.version, links.find(box.root))
-        updater.carry_on(systems.facts(box, updater.book, release), time.time_ns, tell)
+        systems.install(box, updater, found, tell)
     return ruling, updater.book.active
 
 
