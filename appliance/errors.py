@@ -111,3 +111,7 @@ class StoreError(MillwrightError):
 
 class DamagedError(StoreError):
     pass
+
+
+class HeldError(StoreError):
+    """Another process is at it."""

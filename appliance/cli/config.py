@@ -68,7 +68,7 @@ def run_show(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(settings, indent=2, ensure_ascii=False))
     else:
-        print(f"# {document.source}, with all defaults\n\n" + toml(settings), end="")
+        print(f"# {document.origin}, with all defaults\n\n" + toml(settings), end="")
     return 0
 
 
@@ -123,7 +123,7 @@ def effective(config: "Config", document: "Document") -> dict[str, Any]:
             forward.setdefault(one.kind, []).append(plain)
         else:
             forward[one.kind] = plain
-    bare = msgspec.structs.replace(config, connectors=connectors, forward=forward)
+    bare = msgspec.structs.replace(config, base="", connectors=connectors, forward=forward)
     plain = msgspec.to_builtins(bare, enc_hook=str)
     assert isinstance(plain, dict)
     return plain
@@ -206,7 +206,7 @@ def _connectors(config: "Config", document: "Document") -> Iterator[ConfigError]
                     sources[-1][1].assets()
         except (ConfigError, ConnectorError) as error:
             here = document.error(place, error.message, error.remedy)
-            yield error if isinstance(error, ConfigError) and error.message.startswith(document.source) else here
+            yield error if isinstance(error, ConfigError) and document.has_placed(error) else here
     for index, rival in rivals(sources):
         yield document.error(places[index], rival.message, rival.remedy)
 
@@ -217,7 +217,7 @@ def _dialects(config: "Config", document: "Document") -> Iterator[ConfigError]:
     try:
         dialects.spoken(document, config.devices.dialects, config.dialects)
     except ConfigError as error:
-        is_placed = error.message.startswith(document.source)
+        is_placed = document.has_placed(error)
         yield error if is_placed else document.error(("dialects",), error.message, error.remedy)
 
 

@@ -213,13 +213,13 @@ def _files(site: Site) -> None:
 
 def _configured(site: Site, path: Path) -> None:
     from appliance.cli.config import toml
-    from appliance.config import seeding
+    from appliance.config import layers
     from appliance.config.document import Document
     from appliance.config.schema import Config
 
-    before = Document.read(path).tables if path.exists() else {}
-    text = toml(seeding.merged(before, site.outcome.tables))
-    made = Document(str(path), text)
+    before = Document.read(path).tables if path.exists() else {}  # without its base, which stays the image's word
+    text = toml(layers.merged(before, site.outcome.tables))
+    made = layers.layered(Document(str(path), text))
     made.into(Config, made.tables)
     _written(path, text, 0o644)
     site.args.config = path

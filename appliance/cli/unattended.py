@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from appliance.cli import instance
-from appliance.errors import BusError, ConfigError, StoreError
+from appliance.errors import BusError, ConfigError, HeldError, StoreError
 from ota.campaign import Choice, Decision
 from ota.errors import FetchError
 from ota.system import unattended
@@ -37,8 +37,11 @@ def run(args: argparse.Namespace, alone: "Callable[[argparse.Namespace], Abstrac
     decision = decided(config.update, time.time_ns())
     if decision.choice is not Choice.TAKE:  # before anything of the slots or the disk is touched
         return _told(args, Ruling(Act.REST, decision.reason))
-    with alone(args) as box:
-        ruling = _done(box, lambda step: None if args.json else print(f"{step} ...", flush=True))
+    try:
+        with alone(args) as box:
+            ruling = _done(box, lambda step: None if args.json else print(f"{step} ...", flush=True))
+    except HeldError as error:
+        ruling = Ruling(Act.REST, error.message)  # a person is at it: no fault that a unit should fail with
     code = _told(args, ruling)
     if args.restart and ruling.act is Act.RESTART:
         restart()

@@ -28,6 +28,7 @@ class Document:
 
     def __init__(self, source: str, text: str) -> None:
         self.source, self._text = source, text
+        self._base: Document | None = None
         try:
             self.tables: dict[str, Any] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -44,6 +45,17 @@ class Document:
         except UnicodeDecodeError:
             raise ConfigError(f"{path} is not text in UTF-8", "Save it as UTF-8; TOML is nothing else.") from None
 
+    def over(self, base: "Document", tables: dict[str, Any]) -> "Document":
+        """This document with `tables`, its own and the base's; an error names the file that its key stands in."""
+        layered = Document(self.source, self._text)
+        layered.tables, layered._base = tables, base
+        return layered
+
+    @property
+    def origin(self) -> str:
+        """The files that it came from, for people."""
+        return f"{self.source} over {self._base.source}" if self._base else self.source
+
     def into(self, kind: type[_T], table: object, path: tuple[str, ...] = ()) -> _T:
         """The struct of a table that stands at `path` in this document."""
         self._refuse_unknown(kind, table, path)
@@ -54,6 +66,10 @@ class Document:
 
     def line(self, path: tuple[str, ...]) -> int:
         """The line a key or table stands on, counted from 1; of its nearest parent where it is not found."""
+        return self._found(path)[1]
+
+    def _found(self, path: tuple[str, ...]) -> tuple[int, int]:
+        """How many parts of the path stand in this text, and on which line."""
         here: tuple[str, ...] = ()
         best = (0, 1)
         seen: Counter[tuple[str, ...]] = Counter()
@@ -70,11 +86,18 @@ class Document:
             shared = _shared(found, path)
             if shared in (len(found), len(path)) and shared > best[0]:
                 best = (shared, number)
-        return best[1]
+        return best
 
     def error(self, path: tuple[str, ...], problem: str, remedy: str) -> ConfigError:
+        if self._base and self._base._found(path)[0] > self._found(path)[0]:
+            return self._base.error(path, problem, remedy)
         where = f"{self.source}:{self.line(path)}: {'.'.join(path)}" if path else self.source
         return ConfigError(f"{where}: {problem}", remedy)
+
+    def has_placed(self, error: ConfigError) -> bool:
+        """Whether the error names its place already, here or in the base."""
+        sources = (self.source, self._base.source) if self._base else (self.source,)
+        return error.message.startswith(sources)
 
     def _refuse_unknown(self, kind: type, table: object, path: tuple[str, ...]) -> None:
         if not isinstance(table, dict):

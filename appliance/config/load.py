@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from appliance.config.document import Document
+from appliance.config.layers import layered
 from appliance.config.places import INSTALLED
 from appliance.config.schema import Config
 
@@ -14,5 +15,5 @@ def load(path: Path | None = None) -> tuple[Config, Document]:
     """
     if path is None and INSTALLED.exists():
         path = INSTALLED
-    document = Document.read(path) if path else Document("built-in defaults", "")
+    document = layered(Document.read(path)) if path else Document("built-in defaults", "")
     return document.into(Config, document.tables), document

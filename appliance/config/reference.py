@@ -13,7 +13,7 @@ from appliance.config.secrets import VaultName
 
 def markdown(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]]) -> str:
     """`plugins`: for a section that has them, such as `connectors`, the Settings of each by name."""
-    parts = ["# Configuration", "", (Config.__doc__ or "").strip(), ""]
+    parts = ["# Configuration", "", (Config.__doc__ or "").strip(), "", *_base()]
     for field in msgspec.structs.fields(Config):
         inner = field.type
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
@@ -22,6 +22,11 @@ def markdown(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]]) -> str:
     for title in ("dialects", "connectors", "forward"):
         parts += [f"## [{title}]", "", *_described(Config, title), "", *_of_plugins(plugins, title)]
     return "\n".join(parts)
+
+
+def _base() -> list[str]:
+    (meaning,) = _described(Config, "base")
+    return [f"`base`, the first key: {meaning[:1].lower()}{meaning[1:]}", ""]
 
 
 def _of_plugins(plugins: Mapping[str, Mapping[str, type[msgspec.Struct]]], title: str) -> list[str]:

@@ -302,6 +302,13 @@ Section = dict[str, Any]
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """One TOML file. Every section and every key may be left out."""
 
+    base: Annotated[
+        str,
+        Meta(
+            description="A TOML file that this one is laid over, key by key, absolute or from this file's folder; its "
+            "connectors are taken where this one has none."
+        ),
+    ] = ""
     paths: Paths = field(default_factory=Paths)
     bus: Bus = field(default_factory=Bus)
     broker: Broker = field(default_factory=Broker)

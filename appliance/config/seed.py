@@ -197,8 +197,8 @@ def problems(seed: Seed, document: Document) -> Iterator[ConfigError]:
             yield document.error(("secrets", name), "this cannot name a secret", remedy)
         elif not value or len(value.encode()) > _MAX_SECRET:
             yield document.error(("secrets", name), "a secret has 1 to 65536 bytes", "Leave it out, or shorten it.")
-    if "paths" in seed.config:
-        yield document.error(("config", "paths"), "the image says where things are kept", "Leave it out.")
+    for key in {"base", "paths"} & seed.config.keys():
+        yield document.error(("config", key), "the image says where things are kept", "Leave it out.")
     if "connectors" in seed.config:
         yield document.error(("config", "connectors"), "this is said twice", "Write it under [connectors] alone.")
     yield from _updates(seed, document)

@@ -48,16 +48,6 @@ def is_networks(name: str) -> bool:
     return bool(_NETWORK_FILE.fullmatch(name))
 
 
-def merged(tables: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Tables of a configuration with others laid over them, key by key; connectors replace all that were there."""
-    found = dict(tables)
-    for key, value in over.items():
-        below = found.get(key)
-        inner = key != "connectors" and isinstance(value, dict) and isinstance(below, dict)
-        found[key] = {**below, **value} if inner and isinstance(below, dict) else value
-    return found
-
-
 def _host(seed: Seed) -> list[File]:
     return [File(HOST_NAME, f"{seed.host_name}\n")] if seed.host_name else []
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from appliance.errors import DamagedError, StoreError
+from appliance.errors import DamagedError, HeldError, StoreError
 
 PRIVATE = 0o600  # whatever the umask
 _DIGEST = 32  # bytes of SHA-256 in front of a sealed file's content
@@ -67,7 +67,7 @@ def set_aside(path: Path, now: int) -> Path:
 
 @contextmanager
 def held(path: Path, what: str) -> Iterator[None]:
-    """A lock for as long as the block lasts and this process lives. StoreError where another process has it; `what` is
+    """A lock for as long as the block lasts and this process lives. HeldError where another process has it; `what` is
     what that one does."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def held(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(
+            raise HeldError(
                 f"another Millwright {what} on {path.parent}", "Stop it, or set other paths.state and paths.run."
             ) from None
         yield

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import stat
+import tomllib
 from pathlib import Path
 from typing import Protocol
 
@@ -38,7 +39,10 @@ class Site:
         self.console = box.folder / "console"
         self.installed = self.root / "etc/millwright/millwright.toml"
         self.installed.parent.mkdir(parents=True)
-        self.installed.write_text(box.config.read_text() + '[vault]\nbackend = "plain"\n')
+        self.image = self.root / "usr/lib/millwright/image.toml"
+        self.image.parent.mkdir(parents=True)
+        self.image.write_text(box.config.read_text() + '[vault]\nbackend = "plain"\n')
+        self.installed.write_text('base = "../../usr/lib/millwright/image.toml"\n')
         box.config.unlink()
         box.config.symlink_to(self.installed)
 
@@ -79,6 +83,15 @@ def test_a_seed_is_applied_and_wiped(site: Site) -> None:
     assert {"tls/authority", "tls/broker"} <= set(site.vault("list").split())
     assert CANARY not in output + site.console.read_text()
     assert CANARY.encode() not in site.everything()
+
+
+def test_what_the_image_says_is_not_copied_into_the_box(site: Site) -> None:
+    """So that a later image can say it otherwise."""
+    site.seed.write_text(SEED)
+    site.run()
+    of_box = tomllib.loads(site.installed.read_text())
+    assert of_box.pop("base") == "../../usr/lib/millwright/image.toml"
+    assert of_box.keys() == tomllib.loads(SEED)["config"].keys()
 
 
 def test_the_recovery_key_is_shown_on_the_console_alone(site: Site) -> None:

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from appliance.cli import unattended
+from appliance.runtime import files
 from hardware.slots import SlotError
 from ota.system import release as releases
 from tests.integration.test_system_update import Site, pytestmark, site
@@ -176,6 +177,14 @@ def test_as_json_and_with_what_it_does_not_take(willing: Site) -> None:
     found = json.loads(willing.run("apply", "--by-itself", "--json")[1])
     assert found == {"act": "restart", "reason": "1.2 is tried by a restart"}
     assert willing.run("apply", "--by-itself", "1.2")[0] == 2
+
+
+def test_while_somebody_else_updates_it_rests(willing: Site, restarts: list[str]) -> None:
+    willing.publish("1.2", 2)
+    with files.held(willing.state / "lock", "updates the system"):
+        code, said = willing.run(*ASK)
+    assert (code, restarts, willing.server.asked) == (0, [], [])
+    assert said.startswith("another Millwright updates the system")
 
 
 def test_a_restart_that_is_refused_is_told(willing: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,7 @@ def test_no_secret_stands_in_what_may_be_logged() -> None:
         ('[secrets]\n"mqtt/plant" = ""', "seed.toml:1: secrets.mqtt/plant:", "Leave it out"),
         ('[secrets]\n"mqtt/plant" = 7', "seed.toml:", "--reference"),
         ("[config.paths]\nstate = '/'", "seed.toml:1: config.paths:", "Leave it out"),
+        ("[config]\nbase = '/tmp/of-mine.toml'", "seed.toml:2: config.base:", "Leave it out"),
         ("[config.connectors.host]", "seed.toml:1: config.connectors", "[connectors]"),
         ("[updates]\nfleet = 'a'\n[config.update]\nfleet = 'b'", "seed.toml:3: config.update:", "[updates]"),
         ("[updates]\nsources = ['/media/*']", "seed.toml:1: updates.fleet:", "fleet ="),
@@ -171,18 +172,6 @@ def test_a_networks_file_says_what_the_seed_says(network: Network) -> None:
     assert [value for key, _, value in pairs if key == "Address"] == network.addresses
     assert [value for key, _, value in pairs if key == "DNS"] == network.dns
     assert seeding.is_networks(file.path.rpartition("/")[2])
-
-
-def test_tables_are_laid_over_those_of_the_image() -> None:
-    image = {"vault": {"backend": "tpm"}, "update": {"fleet": "a", "budget_mb": 7}, "connectors": {"replay": {}}}
-    over = {"update": {"fleet": "b"}, "connectors": {"host": {}}}
-    merged = seeding.merged(image, over)
-    assert merged == {
-        "vault": {"backend": "tpm"},
-        "update": {"fleet": "b", "budget_mb": 7},
-        "connectors": {"host": {}},
-    }
-    assert seeding.merged(merged, over) == merged
 
 
 def test_the_reference_is_what_the_declarations_say(repository: Path) -> None:
