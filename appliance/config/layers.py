@@ -4,6 +4,7 @@ What an image says stays in the image, where its next release may say it otherwi
 over it.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ def layered(document: Document) -> Document:
     if not isinstance(named, str) or not named:
         return document
     path = Path(document.source).resolve().parent / named
-    if not path.is_file():
-        raise document.error((KEY,), f"{path} is not there", "Name a TOML file, or take the key away.")
+    if not os.access(path, os.R_OK):
+        raise document.error((KEY,), f"{path} cannot be read", "Name a TOML file, or take the key away.")
     base = Document.read(path)
     if KEY in base.tables:
         raise base.error((KEY,), "a base has no base of its own", "Write what it says into this file.")

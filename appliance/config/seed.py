@@ -197,7 +197,7 @@ def problems(seed: Seed, document: Document) -> Iterator[ConfigError]:
             yield document.error(("secrets", name), "this cannot name a secret", remedy)
         elif not value or len(value.encode()) > _MAX_SECRET:
             yield document.error(("secrets", name), "a secret has 1 to 65536 bytes", "Leave it out, or shorten it.")
-    for key in {"base", "paths"} & seed.config.keys():
+    for key in [one for one in ("base", "paths") if one in seed.config]:
         yield document.error(("config", key), "the image says where things are kept", "Leave it out.")
     if "connectors" in seed.config:
         yield document.error(("config", "connectors"), "this is said twice", "Write it under [connectors] alone.")

@@ -59,7 +59,7 @@ def test_an_error_names_the_file_it_is_in(image: Path, of_image: str, of_box: st
 def test_a_base_that_is_missing_is_named(image: Path) -> None:
     path = box(image, "")
     image.unlink()
-    with pytest.raises(ConfigError, match=r"etc\.toml:1: base: .*image\.toml is not there"):
+    with pytest.raises(ConfigError, match=r"etc\.toml:1: base: .*image\.toml cannot be read"):
         load(path)
 
 
